@@ -1,1 +1,20 @@
-//! daemon
+//! What every process of the house needs and Kubernetes has no part in: configuration files,
+//! logging, sockets handed over by a supervisor, readiness, D-Bus, and supervision itself.
+//!
+//! Deliberately knows nothing of Kubernetes. Invariant: a component reaches the outside only
+//! through its `Context`, so it behaves the same under systemd, under `k3s server` and in a test.
+
+mod bus;
+mod component;
+pub mod config;
+mod context;
+mod listen;
+mod log;
+pub mod supervise;
+mod sys;
+
+pub use bus::{Component1Proxy, PATH as BUS_PATH, connect as connect_bus};
+pub use component::{Component, ConfigError, Flavour, main};
+pub use context::Context;
+pub use listen::{Listener, bind_tcp, bind_udp, bind_unix};
+pub use log::init as init_log;

@@ -1,0 +1,166 @@
+//! D-Bus: the interface that every component serves, and the connection it is served on.
+//!
+//! Invariant: the bus is optional at run time; a component without one works, it only can't be
+//! seen by `k3s status` and can't learn facts from its neighbours.
+
+use std::time::Duration;
+
+use anyhow::{Context as _, Result};
+use tokio::sync::watch;
+use tracing::warn;
+
+use crate::component::Component;
+use crate::context::Report;
+
+/// Where every component serves its interfaces.
+pub const PATH: &str = "/io/k3s";
+
+/// How long a component waits for the bus at start before it goes on without.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// `io.k3s.Component1`: the same on every component.
+struct Component1 {
+    component: &'static Component,
+    report: Report,
+    since_unix_secs: u64,
+    arguments: Vec<String>,
+}
+
+#[zbus::interface(name = "io.k3s.Component1")]
+impl Component1 {
+    #[zbus(property(emits_changed_signal = "const"))]
+    fn name(&self) -> &str {
+        self.component.name
+    }
+
+    #[zbus(property(emits_changed_signal = "const"))]
+    fn version(&self) -> &str {
+        env!("CARGO_PKG_VERSION")
+    }
+
+    #[zbus(property)]
+    fn ready(&self) -> bool {
+        self.report.ready
+    }
+
+    #[zbus(property)]
+    fn health(&self) -> &str {
+        &self.report.health
+    }
+
+    #[zbus(property)]
+    fn status(&self) -> &str {
+        &self.report.status
+    }
+
+    /// Start of this process, seconds since the epoch.
+    #[zbus(property(emits_changed_signal = "const"))]
+    fn since(&self) -> u64 {
+        self.since_unix_secs
+    }
+
+    #[zbus(property(emits_changed_signal = "const"))]
+    fn pid(&self) -> u32 {
+        std::process::id()
+    }
+
+    /// The effective command line: what an auditor wants to read.
+    #[zbus(property(emits_changed_signal = "const"))]
+    fn arguments(&self) -> Vec<String> {
+        self.arguments.clone()
+    }
+}
+
+/// Client side of [`Component1`].
+#[zbus::proxy(interface = "io.k3s.Component1", default_path = "/io/k3s")]
+pub trait Component1 {
+    #[zbus(property)]
+    fn name(&self) -> zbus::Result<String>;
+    #[zbus(property)]
+    fn version(&self) -> zbus::Result<String>;
+    #[zbus(property)]
+    fn ready(&self) -> zbus::Result<bool>;
+    #[zbus(property)]
+    fn health(&self) -> zbus::Result<String>;
+    #[zbus(property)]
+    fn status(&self) -> zbus::Result<String>;
+    #[zbus(property)]
+    fn since(&self) -> zbus::Result<u64>;
+    #[zbus(property)]
+    fn pid(&self) -> zbus::Result<u32>;
+    #[zbus(property)]
+    fn arguments(&self) -> zbus::Result<Vec<String>>;
+}
+
+/// A connection to the bus the components live on: `DBUS_SYSTEM_BUS_ADDRESS`, else the system bus.
+pub async fn connect() -> Result<zbus::Connection> {
+    let connecting = zbus::connection::Builder::system().build();
+    let connection = tokio::time::timeout(CONNECT_TIMEOUT, connecting)
+        .await
+        .context("the message bus did not answer")?
+        .context("connecting to the message bus")?;
+    Ok(connection)
+}
+
+/// Serves [`Component1`] and owns the component's name.
+pub(crate) async fn serve(component: &'static Component) -> Result<zbus::Connection> {
+    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+    let interface = Component1 {
+        component,
+        report: Report::starting(),
+        since_unix_secs: since.map_or(0, |since| since.as_secs()),
+        arguments: std::env::args().collect(),
+    };
+    let connection = connect().await?;
+    connection.object_server().at(PATH, interface).await.context("serving io.k3s.Component1")?;
+    // A restarted component takes the name from its dying predecessor.
+    let flags =
+        zbus::fdo::RequestNameFlags::ALLOW_REPLACEMENT | zbus::fdo::RequestNameFlags::REPLACE_EXISTING;
+    connection
+        .request_name_with_flags(component.bus, flags)
+        .await
+        .with_context(|| format!("owning the bus name {}", component.bus))?;
+    Ok(connection)
+}
+
+/// Passes reports on to the supervisor and the bus until the sender is gone.
+pub(crate) async fn publish(bus: Option<zbus::Connection>, mut reports: watch::Receiver<Report>) {
+    let mut told = Report::starting();
+    while reports.changed().await.is_ok() {
+        let report = reports.borrow_and_update().clone();
+        notify(&told, &report);
+        if let Some(bus) = &bus
+            && let Err(err) = emit(bus, &told, &report).await
+        {
+            warn!(err = %format_args!("{err:#}"), "Could not publish state on D-Bus, ignoring");
+        }
+        told = report;
+    }
+}
+
+fn notify(told: &Report, report: &Report) {
+    let mut states = vec![sd_notify::NotifyState::Status(&report.status)];
+    if report.ready && !told.ready {
+        states.push(sd_notify::NotifyState::Ready);
+    }
+    if let Err(err) = sd_notify::notify(&states) {
+        warn!(%err, "Could not notify the service manager, ignoring");
+    }
+}
+
+async fn emit(bus: &zbus::Connection, told: &Report, report: &Report) -> Result<()> {
+    let served = bus.object_server().interface::<_, Component1>(PATH).await?;
+    let mut interface = served.get_mut().await;
+    interface.report = report.clone();
+    let emitter = served.signal_emitter();
+    if told.ready != report.ready {
+        interface.ready_changed(emitter).await?;
+    }
+    if told.health != report.health {
+        interface.health_changed(emitter).await?;
+    }
+    if told.status != report.status {
+        interface.status_changed(emitter).await?;
+    }
+    Ok(())
+}

@@ -1,0 +1,143 @@
+//! The life of one component process: logging, sockets, bus, runtime, signals, exit code.
+//!
+//! Invariant: a panic anywhere aborts the process; the supervisor restarts it and the sockets,
+//! which are the supervisor's, stay open meanwhile.
+
+use std::future::Future;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result};
+use tokio::runtime::{Builder, Runtime};
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+use tracing::{error, info, warn};
+
+use crate::context::{Context, Report};
+use crate::{bus, listen, log};
+
+/// A component's names: the process and unit, and the bus.
+#[derive(Debug)]
+pub struct Component {
+    /// Crate, unit, process and journal identifier: `k3s-store`.
+    pub name: &'static str,
+    /// Well-known D-Bus name: `io.k3s.Store1`.
+    pub bus: &'static str,
+}
+
+/// How a component's runtime schedules.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Flavour {
+    CurrentThread,
+    /// For components where a second thread was measured to pay.
+    MultiThread,
+}
+
+/// A mistake of the administrator: exit code 78 (`EX_CONFIG`), so that nobody restarts in vain.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub struct ConfigError(pub String);
+
+/// After `stop`, a component that does not return within this time is ended.
+const DRAIN_MAX: Duration = Duration::from_secs(8);
+
+/// Runs one component to its end. Returns the exit code: 0, 1, or 78 for configuration errors.
+pub fn main<F, R>(component: &'static Component, flavour: Flavour, run: F) -> ExitCode
+where
+    F: FnOnce(Context) -> R,
+    R: Future<Output = Result<()>>,
+{
+    log::init(component.name);
+    abort_on_panic();
+    match live(component, flavour, run) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(err) => {
+            error!(err = %format_args!("{err:#}"), "Stopped with an error");
+            ExitCode::from(if err.is::<ConfigError>() { 78 } else { 1 })
+        }
+    }
+}
+
+fn live<F, R>(component: &'static Component, flavour: Flavour, run: F) -> Result<()>
+where
+    F: FnOnce(Context) -> R,
+    R: Future<Output = Result<()>>,
+{
+    let listeners = listen::passed()?;
+    runtime(flavour)?.block_on(async {
+        let stop = CancellationToken::new();
+        let bus = match bus::serve(component).await {
+            Ok(bus) => Some(bus),
+            Err(err) => {
+                warn!(err = %format_args!("{err:#}"), "No D-Bus, going on without");
+                None
+            }
+        };
+        let (report, reports) = watch::channel(Report::starting());
+        let cx = Context::new(stop.clone(), listeners, report, bus.clone());
+        let mut signals = Signals::new()?;
+        let mut publishing = std::pin::pin!(bus::publish(bus, reports));
+        let mut running = std::pin::pin!(run(cx));
+        let mut publish = true;
+        info!(version = env!("CARGO_PKG_VERSION"), "Started");
+        loop {
+            tokio::select! {
+                done = &mut running => return done,
+                () = &mut publishing, if publish => publish = false,
+                () = signals.next() => break,
+            }
+        }
+        stop.cancel();
+        drain(running, publishing, publish).await
+    })
+}
+
+async fn drain(
+    running: impl Future<Output = Result<()>>,
+    publishing: impl Future<Output = ()>,
+    mut publish: bool,
+) -> Result<()> {
+    let _ = sd_notify::notify(&[sd_notify::NotifyState::Stopping]);
+    let mut publishing = std::pin::pin!(publishing);
+    let mut running = std::pin::pin!(tokio::time::timeout(DRAIN_MAX, running));
+    let done = loop {
+        tokio::select! {
+            done = &mut running => break done,
+            () = &mut publishing, if publish => publish = false,
+        }
+    };
+    info!("Stopped");
+    done.context("did not stop in time")?
+}
+
+fn runtime(flavour: Flavour) -> Result<Runtime> {
+    let mut builder = match flavour {
+        Flavour::CurrentThread => Builder::new_current_thread(),
+        Flavour::MultiThread => Builder::new_multi_thread(),
+    };
+    builder.enable_all().build().context("starting the runtime")
+}
+
+/// Prints the panic as one line and aborts, in every build profile.
+fn abort_on_panic() {
+    std::panic::set_hook(Box::new(|info| {
+        error!(err = %info, "Panicked, aborting");
+        std::process::abort();
+    }));
+}
+
+struct Signals {
+    term: tokio::signal::unix::Signal,
+    int: tokio::signal::unix::Signal,
+}
+
+impl Signals {
+    fn new() -> Result<Self> {
+        Ok(Self { term: signal(SignalKind::terminate())?, int: signal(SignalKind::interrupt())? })
+    }
+
+    async fn next(&mut self) {
+        tokio::select! { _ = self.term.recv() => (), _ = self.int.recv() => () }
+    }
+}
