@@ -46,11 +46,23 @@ pub enum Type {
     /// Any JSON value (`apiextensions` JSON and JSONSchemaPropsOr…, preserve-unknown-fields).
     Any,
     /// A struct with `count` fields from `first` in the schema's field table, sorted by JSON name.
-    Object { name: Name, first: u16, count: u16, atomic: bool },
+    Object {
+        name: Name,
+        first: u16,
+        count: u16,
+        atomic: bool,
+    },
     /// A list. `keys` is a comma-separated list of the map keys (`listMapKeys`), for `ListKind::Map`.
-    List { item: TypeId, kind: ListKind, keys: Name },
+    List {
+        item: TypeId,
+        kind: ListKind,
+        keys: Name,
+    },
     /// A map from string to `value`.
-    Map { value: TypeId, atomic: bool },
+    Map {
+        value: TypeId,
+        atomic: bool,
+    },
 }
 
 /// `x-kubernetes-list-type`.

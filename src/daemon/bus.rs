@@ -114,8 +114,8 @@ pub(crate) async fn serve(component: &'static Component) -> Result<zbus::Connect
     let connection = connect().await?;
     connection.object_server().at(PATH, interface).await.context("serving io.k3s.Component1")?;
     // A restarted component takes the name from its dying predecessor.
-    let flags =
-        zbus::fdo::RequestNameFlags::ALLOW_REPLACEMENT | zbus::fdo::RequestNameFlags::REPLACE_EXISTING;
+    let flags = zbus::fdo::RequestNameFlags::ALLOW_REPLACEMENT
+        | zbus::fdo::RequestNameFlags::REPLACE_EXISTING;
     connection
         .request_name_with_flags(component.bus, flags)
         .await
