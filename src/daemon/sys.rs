@@ -41,3 +41,19 @@ pub(crate) fn pass_fds(command: &mut std::process::Command, fds: Vec<OwnedFd>) {
         command.pre_exec(place);
     }
 }
+
+/// Has the kernel send SIGTERM to the command's child when this process dies.
+pub(crate) fn die_with_parent(command: &mut std::process::Command) {
+    let parent = rustix::process::getpid();
+    let ask = move || -> io::Result<()> {
+        rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::TERM))?;
+        if rustix::process::getppid() != Some(parent) {
+            return Err(io::Error::other("the supervisor is gone"));
+        }
+        Ok(())
+    };
+    // SAFETY: prctl and getppid only; both are async-signal-safe.
+    unsafe {
+        command.pre_exec(ask);
+    }
+}
