@@ -1,1 +1,12 @@
-//! pki
+//! Trust: certificate authorities, leaf certificates, kubeconfigs and join tokens, in k3s' layout.
+//!
+//! Knows nothing of HTTP or of processes. Invariant: a private key is written once, atomically and
+//! with mode 0600; nothing that exists and is valid is ever overwritten.
+
+mod authority;
+mod files;
+pub mod kubeconfig;
+pub mod token;
+
+pub use authority::{Authority, Leaf, Usage, ensure_signing_key};
+pub use files::write_atomic;

@@ -1,0 +1,42 @@
+//! Writing small files so that a crash leaves the old content or the new, never half of it.
+
+use std::fs;
+use std::io::{self, Write};
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
+use std::path::Path;
+
+use anyhow::{Context, Result};
+
+/// Replaces `path` by `content` with these permission bits, durably, making its folder (0700).
+pub fn write_atomic(path: &Path, content: &[u8], mode: u32) -> Result<()> {
+    replace(path, content, mode).with_context(|| format!("writing {}", path.display()))
+}
+
+fn replace(path: &Path, content: &[u8], mode: u32) -> io::Result<()> {
+    let folder = path.parent().unwrap_or(Path::new("/"));
+    if !folder.exists() {
+        fs::create_dir_all(folder)?;
+        fs::set_permissions(folder, fs::Permissions::from_mode(0o700))?;
+    }
+    let mut name = path.file_name().unwrap_or_default().to_owned();
+    name.push(".new");
+    let temporary = folder.join(name);
+    let mut file =
+        fs::OpenOptions::new().write(true).create(true).truncate(true).mode(mode).open(&temporary)?;
+    file.set_permissions(fs::Permissions::from_mode(mode))?;
+    let written = file.write_all(content).and_then(|()| file.sync_all());
+    if let Err(err) = written.and_then(|()| fs::rename(&temporary, path)) {
+        let _ = fs::remove_file(&temporary);
+        return Err(err);
+    }
+    fs::File::open(folder)?.sync_all()
+}
+
+/// The file's text, `None` when there is no such file.
+pub(crate) fn read(path: &Path) -> Result<Option<String>> {
+    match fs::read_to_string(path) {
+        Ok(text) => Ok(Some(text)),
+        Err(err) if err.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(err) => Err(err).with_context(|| format!("reading {}", path.display())),
+    }
+}
