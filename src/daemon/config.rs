@@ -269,8 +269,14 @@ mod tests {
     #[test]
     fn mistakes_are_named_with_file_line_and_key() {
         check(
-            &[("config.yaml", "token: a\nbogus: 1\n"), ("config.yaml.d/a.yaml", "disable-agent: x\n")],
-            Err(&["config.yaml:2: unknown key \"bogus\"", "a.yaml:1: key \"disable-agent\" must be"]),
+            &[
+                ("config.yaml", "token: a\nbogus: 1\n"),
+                ("config.yaml.d/a.yaml", "disable-agent: x\n"),
+            ],
+            Err(&[
+                "config.yaml:2: unknown key \"bogus\"",
+                "a.yaml:1: key \"disable-agent\" must be",
+            ]),
         );
         check(&[("config.yaml", "token: [a, b]\n")], Err(&["takes one value"]));
         check(&[("config.yaml", "- a\n")], Err(&["not a YAML mapping"]));

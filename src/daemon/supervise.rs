@@ -151,7 +151,9 @@ async fn keep(
         match ended {
             Ended::Stopped => break,
             Ended::Refused if !was_ready => {
-                return Err(ConfigError(format!("{} refused to start, see above", unit.name)).into());
+                return Err(
+                    ConfigError(format!("{} refused to start, see above", unit.name)).into()
+                );
             }
             Ended::Asked => continue,
             Ended::Died | Ended::Refused => (),
@@ -203,11 +205,7 @@ async fn attend(
     }
 }
 
-fn died(
-    name: &str,
-    status: std::io::Result<ExitStatus>,
-    state: &watch::Sender<State>,
-) -> Ended {
+fn died(name: &str, status: std::io::Result<ExitStatus>, state: &watch::Sender<State>) -> Ended {
     let status = match status {
         Ok(status) if status.code() == Some(EX_CONFIG) => return Ended::Refused,
         Ok(status) => status.to_string(),

@@ -192,8 +192,8 @@ impl Authority {
         let ca_der = first_der(&self.cert_pem)?;
         let (_, ca) = X509Certificate::from_der(&ca_der)?;
         let key = KeyPair::from_pem(key_pem)?;
-        let signed = cert.issuer().as_raw() == ca.subject().as_raw()
-            && cert_pem.ends_with(&self.cert_pem);
+        let signed =
+            cert.issuer().as_raw() == ca.subject().as_raw() && cert_pem.ends_with(&self.cert_pem);
         let lasting = cert.validity().not_after.timestamp() - now > RENEW_DAYS * DAY_SECS
             && cert.validity().not_before.timestamp() <= now;
         let same_key = cert.public_key().subject_public_key.data.as_ref() == key.public_key_raw();
@@ -234,8 +234,7 @@ fn covers(cert: &X509Certificate<'_>, leaf: &Leaf) -> Result<bool> {
             }
         }
     }
-    Ok(leaf.dns.iter().all(|name| dns.contains(name))
-        && leaf.ips.iter().all(|ip| ips.contains(ip)))
+    Ok(leaf.dns.iter().all(|name| dns.contains(name)) && leaf.ips.iter().all(|ip| ips.contains(ip)))
 }
 
 fn first_der(pem: &str) -> Result<Vec<u8>> {

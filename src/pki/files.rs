@@ -21,8 +21,12 @@ fn replace(path: &Path, content: &[u8], mode: u32) -> io::Result<()> {
     let mut name = path.file_name().unwrap_or_default().to_owned();
     name.push(".new");
     let temporary = folder.join(name);
-    let mut file =
-        fs::OpenOptions::new().write(true).create(true).truncate(true).mode(mode).open(&temporary)?;
+    let mut file = fs::OpenOptions::new()
+        .write(true)
+        .create(true)
+        .truncate(true)
+        .mode(mode)
+        .open(&temporary)?;
     file.set_permissions(fs::Permissions::from_mode(mode))?;
     let written = file.write_all(content).and_then(|()| file.sync_all());
     if let Err(err) = written.and_then(|()| fs::rename(&temporary, path)) {

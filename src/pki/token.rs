@@ -7,7 +7,10 @@ use ring::rand::{SecureRandom, SystemRandom};
 
 /// The secure form of a token for this CA bundle (PEM as on disk).
 pub fn secure(ca_pem: &str, user: &str, password: &str) -> String {
-    format!("K10{}::{user}:{password}", hex(digest::digest(&digest::SHA256, ca_pem.as_bytes()).as_ref()))
+    format!(
+        "K10{}::{user}:{password}",
+        hex(digest::digest(&digest::SHA256, ca_pem.as_bytes()).as_ref())
+    )
 }
 
 /// The password inside a token of any form: `K10…::user:password`, `user:password` or a bare one.
