@@ -3,4 +3,6 @@
 //! Uses nothing of ours. The tables are generated (see `generated/`), the rest of this crate is the
 //! vocabulary to read them with.
 
+mod generated;
+pub mod resources;
 pub mod schema;
