@@ -1,0 +1,94 @@
+//! From a kubeconfig file to a client, and waiting until the API server answers.
+
+use std::{path::Path, time::Duration};
+
+use anyhow::{Context, Result};
+use http::{HeaderValue, Request, header::USER_AGENT};
+use hyper_util::{client::legacy, rt::TokioExecutor};
+use kube::{
+    Client, Config,
+    client::ConfigExt,
+    config::{KubeConfigOptions, Kubeconfig},
+};
+use tokio_util::sync::CancellationToken;
+
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+const POOL_IDLE_TIMEOUT: Duration = Duration::from_secs(30);
+const WAIT_MIN: Duration = Duration::from_millis(20);
+const WAIT_MAX: Duration = Duration::from_secs(1);
+
+/// The `User-Agent` of a component, shaped as upstream's.
+pub fn user_agent(component: &str) -> String {
+    let version = env!("CARGO_PKG_VERSION");
+    format!("{component}/v{version} ({}/{})", std::env::consts::OS, std::env::consts::ARCH)
+}
+
+/// A client for the kubeconfig's current context. It makes no request yet and has no rate limit.
+/// The user agent names the component that this process runs as.
+pub async fn connect(kubeconfig: &Path) -> Result<Client> {
+    // A second installation by another part of the process is fine: it is the same provider.
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    let shown = kubeconfig.display();
+    let file = Kubeconfig::read_from(kubeconfig)
+        .with_context(|| format!("cannot read kubeconfig {shown}"))?;
+    let mut config = Config::from_custom_kubeconfig(file, &KubeConfigOptions::default())
+        .await
+        .with_context(|| format!("cannot use kubeconfig {shown}"))?;
+    config.connect_timeout = Some(CONNECT_TIMEOUT);
+    if let Ok(agent) = HeaderValue::from_str(&user_agent(&component_name())) {
+        config.headers.push((USER_AGENT, agent));
+    }
+    build(config).with_context(|| format!("cannot use kubeconfig {shown}"))
+}
+
+/// Waits until the API server answers `/readyz` with anything but a server error. Returns early
+/// with `Ok` when `stop` is cancelled.
+pub async fn wait_until_ready(client: &Client, stop: &CancellationToken) -> Result<()> {
+    let mut wait = WAIT_MIN;
+    let mut logged = false;
+    loop {
+        let request = Request::get("/readyz").body(Vec::new()).context("building a request")?;
+        let outcome = tokio::select! {
+            () = stop.cancelled() => return Ok(()),
+            outcome = client.request_text(request) => outcome,
+        };
+        match outcome {
+            Ok(_) => return Ok(()),
+            Err(kube::Error::Api(status)) if status.code < 500 => return Ok(()),
+            Err(err) if !logged => {
+                logged = true;
+                tracing::info!(err = %err, "API server did not answer yet, retrying");
+            }
+            Err(_) => {}
+        }
+        tokio::select! {
+            () = stop.cancelled() => return Ok(()),
+            () = tokio::time::sleep(wait) => {}
+        }
+        wait = (wait * 2).min(WAIT_MAX);
+    }
+}
+
+fn build(config: Config) -> Result<Client> {
+    let https = config.rustls_https_connector()?;
+    let transport = legacy::Client::builder(TokioExecutor::new())
+        .pool_idle_timeout(POOL_IDLE_TIMEOUT)
+        .build(https);
+    let service = tower::ServiceBuilder::new()
+        .layer(config.base_uri_layer())
+        .option_layer(config.auth_layer()?)
+        .layer(config.extra_headers_layer()?)
+        .map_err(tower::BoxError::from)
+        .service(transport);
+    Ok(Client::new(service, config.default_namespace))
+}
+
+fn component_name() -> String {
+    let mut args = std::env::args();
+    let program = args.next().unwrap_or_default();
+    let program = program.rsplit('/').next().unwrap_or("k3s").to_owned();
+    match args.next() {
+        Some(first) if program == "k3s" && !first.starts_with('-') => format!("k3s-{first}"),
+        _ => program,
+    }
+}
