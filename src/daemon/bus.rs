@@ -102,8 +102,11 @@ pub async fn connect() -> Result<zbus::Connection> {
     Ok(connection)
 }
 
-/// Serves [`Component1`] and owns the component's name.
-pub(crate) async fn serve(component: &'static Component) -> Result<zbus::Connection> {
+/// Serves [`Component1`] and owns the component's name; nothing for a component without one.
+pub(crate) async fn serve(component: &'static Component) -> Result<Option<zbus::Connection>> {
+    if component.bus.is_empty() {
+        return Ok(None);
+    }
     let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
     let interface = Component1 {
         component,
@@ -120,7 +123,7 @@ pub(crate) async fn serve(component: &'static Component) -> Result<zbus::Connect
         .request_name_with_flags(component.bus, flags)
         .await
         .with_context(|| format!("owning the bus name {}", component.bus))?;
-    Ok(connection)
+    Ok(Some(connection))
 }
 
 /// Passes reports on to the supervisor and the bus until the sender is gone.

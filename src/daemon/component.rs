@@ -22,7 +22,7 @@ use crate::{bus, listen, log};
 pub struct Component {
     /// Crate, unit, process and journal identifier: `k3s-store`.
     pub name: &'static str,
-    /// Well-known D-Bus name: `io.k3s.Store1`.
+    /// Well-known D-Bus name: `io.k3s.Store1`; empty for a process that stays off the bus.
     pub bus: &'static str,
 }
 
@@ -68,7 +68,7 @@ where
     runtime(flavour)?.block_on(async {
         let stop = CancellationToken::new();
         let bus = match bus::serve(component).await {
-            Ok(bus) => Some(bus),
+            Ok(bus) => bus,
             Err(err) => {
                 warn!(err = %format_args!("{err:#}"), "No D-Bus, going on without");
                 None

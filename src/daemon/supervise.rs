@@ -51,6 +51,8 @@ pub struct Unit {
     pub notifies: bool,
     /// Stages stop in descending order, each whole before the next.
     pub stage: u8,
+    /// The first start waits until this is true.
+    pub gate: watch::Receiver<bool>,
     /// Raise to start the process again, as after a certificate renewal.
     pub restart: watch::Receiver<u64>,
 }
@@ -132,6 +134,11 @@ async fn keep(
     let socket = notify.as_deref().map(notify_socket).transpose()?;
     let mut backoff = BACKOFF_MIN;
     let mut was_ready = false;
+    tokio::select! {
+        // An opener that is gone will never open: start, and let the process say what is missing.
+        _ = unit.gate.wait_for(|open| *open) => (),
+        () = stop.cancelled() => (),
+    }
     while !stop.is_cancelled() {
         let started = Instant::now();
         let child = spawn(&unit, notify.as_deref());
@@ -320,6 +327,7 @@ mod tests {
             sockets: Vec::new(),
             notifies: false,
             stage: 0,
+            gate: watch::channel(true).1,
             restart,
         }
     }

@@ -1,0 +1,145 @@
+//! `k3s server`: prepares trust and configuration, opens every socket, supervises the components.
+//!
+//! Invariant: whatever can be refused is refused before the first process starts, and by then
+//! nothing is half written.
+
+use std::fs;
+use std::os::fd::OwnedFd;
+use std::path::Path;
+
+use anyhow::{Context as _, Result};
+use daemon::supervise::{State, Supervisor};
+use daemon::{Component, ConfigError, Context};
+use jiff::Timestamp;
+use rustix::fs::{FlockOperation, flock};
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+use tracing::info;
+
+use crate::settings::{RUN_DIR, Server};
+use crate::units::{Units, link_cni};
+use crate::{bus, containerd, trust};
+
+/// The role has no bus name of its own yet: it starts the bus.
+pub(crate) static COMPONENT: Component = Component { name: "k3s-server", bus: "" };
+
+/// The labels of a server's node.
+const ROLES: &str = "node-role.kubernetes.io/control-plane=true";
+
+/// Runs the role until it is told to stop.
+pub(crate) async fn run(cx: Context, server: Server) -> Result<()> {
+    if !rustix::process::geteuid().is_root() {
+        return Err(ConfigError("must be run as root".to_owned()).into());
+    }
+    let _lock = lock(&server.node.paths.data)?;
+    let bus = bus::choose()?;
+    let units = Units::new(&bus, server.node.args.debug);
+    let mut all = Vec::new();
+    // Sockets and programs first: what is in use or missing shows before anything is written.
+    all.extend(units.bus(&bus)?);
+    all.extend(units.server(&server)?);
+    let (imported, images) = watch::channel(server.args.disable_agent);
+    if !server.args.disable_agent {
+        let backend = &server.args.flannel_backend;
+        all.extend(units.node(&server.node, backend, ROLES, images)?);
+        link_cni(&server.node)?;
+    }
+    trust::prepare(&server, Timestamp::now().as_second())?;
+    let containerd = match server.args.disable_agent {
+        true => None,
+        false => units.containerd(&server.node)?,
+    };
+    let runs_containerd = containerd.is_some();
+    all.extend(containerd);
+
+    let mut supervisor = Supervisor::start(all, &Path::new(RUN_DIR).join("notify"))?;
+    let mut tasks = JoinSet::new();
+    if runs_containerd && let Some(state) = state_of(&supervisor, "containerd") {
+        let node = server.node.clone();
+        tasks.spawn(containerd::keep_images(cx.stop.clone(), node, state, imported));
+    } else {
+        imported.send_replace(true);
+    }
+    tasks.spawn(announce(cx.clone(), supervisor.states().to_vec(), server));
+    let refused = tokio::select! {
+        err = supervisor.refused() => Err(err),
+        err = failed(&mut tasks) => Err(err),
+        () = cx.stop.cancelled() => Ok(()),
+    };
+    info!("Stopping, pods keep running");
+    supervisor.stop().await;
+    tasks.shutdown().await;
+    refused
+}
+
+/// The first background task that fails; a task that ends well is no event.
+async fn failed(tasks: &mut JoinSet<Result<()>>) -> anyhow::Error {
+    loop {
+        match tasks.join_next().await {
+            Some(Ok(Ok(()))) => (),
+            Some(Ok(Err(err))) => return err,
+            Some(Err(err)) => return err.into(),
+            None => std::future::pending().await,
+        }
+    }
+}
+
+/// Says when the API answers and when the node is up.
+async fn announce(
+    cx: Context,
+    states: Vec<(String, watch::Receiver<State>)>,
+    server: Server,
+) -> Result<()> {
+    let find = |name: &str| states.iter().find(|(have, _)| have == name).map(|(_, s)| s.clone());
+    if let Some(mut api) = find("k3s-apiserver")
+        && api.wait_for(|state| state.ready).await.is_ok()
+    {
+        let kubeconfig = server.kubeconfig.display();
+        info!(listen = %server.listen(), %kubeconfig, "Kubernetes API is ready");
+        cx.ready();
+        cx.status("Kubernetes API is ready");
+    }
+    if let Some(mut kubelet) = find("k3s-kubelet")
+        && kubelet.wait_for(|state| state.ready).await.is_ok()
+    {
+        info!(node = server.node.name, "Node is up");
+        cx.status("Kubernetes API is ready, node is up");
+    }
+    Ok(())
+}
+
+fn state_of(supervisor: &Supervisor, name: &str) -> Option<watch::Receiver<State>> {
+    let found = supervisor.states().iter().find(|(have, _)| have == name);
+    found.map(|(_, state)| state.clone())
+}
+
+/// One role per data folder.
+fn lock(data: &Path) -> Result<OwnedFd> {
+    let unusable = |err: std::io::Error| {
+        ConfigError(format!("{}: cannot be used as --data-dir: {err}", data.display()))
+    };
+    fs::create_dir_all(data).map_err(unusable)?;
+    let path = data.join("k3s.lock");
+    let file = fs::OpenOptions::new()
+        .create(true)
+        .truncate(false)
+        .write(true)
+        .open(&path)
+        .map_err(unusable)?;
+    flock(&file, FlockOperation::NonBlockingLockExclusive).map_err(|_| {
+        ConfigError(format!(
+            "another k3s runs on {}; stop it, or give another --data-dir",
+            data.display()
+        ))
+    })?;
+    // A read-only or full disk shows here, before anything that matters is written.
+    pki::write_atomic(&data.join("k3s.probe"), &[0; 4096], 0o600)
+        .and_then(|()| fs::remove_file(data.join("k3s.probe")).context("removing the probe"))
+        .map_err(|err| {
+            ConfigError(format!(
+                "{}: cannot be written to ({err:#}); make room or give another --data-dir",
+                data.display()
+            ))
+        })?;
+    Ok(file.into())
+}

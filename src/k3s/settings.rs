@@ -1,0 +1,248 @@
+//! From flags to facts: the validated settings of a role, with every address and path decided.
+//!
+//! Invariant: nothing here touches the disk beyond reading; all problems are reported at once.
+
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket};
+use std::path::{Path, PathBuf};
+
+use daemon::ConfigError;
+use ipnetwork::IpNetwork;
+
+use crate::cli::{NodeArgs, ServerArgs};
+
+/// Where sockets and other things that a reboot clears are.
+pub(crate) const RUN_DIR: &str = "/run/k3s";
+
+/// The paths of k3s' layout, from the data folder.
+#[derive(Clone, Debug)]
+pub(crate) struct Paths {
+    pub(crate) data: PathBuf,
+}
+
+impl Paths {
+    pub(crate) fn server(&self, rest: &str) -> PathBuf {
+        self.data.join("server").join(rest)
+    }
+
+    pub(crate) fn tls(&self, rest: &str) -> PathBuf {
+        self.data.join("server/tls").join(rest)
+    }
+
+    pub(crate) fn agent(&self, rest: &str) -> PathBuf {
+        self.data.join("agent").join(rest)
+    }
+
+    /// The folder in which containerd finds the CNI plugin.
+    pub(crate) fn cni_bin(&self) -> PathBuf {
+        self.data.join("data/cni")
+    }
+}
+
+/// What a node needs, on a server or an agent.
+#[derive(Clone, Debug)]
+pub(crate) struct Node {
+    pub(crate) paths: Paths,
+    pub(crate) name: String,
+    pub(crate) ip: IpAddr,
+    pub(crate) cluster_cidr: IpNetwork,
+    pub(crate) cluster_dns: IpAddr,
+    pub(crate) cluster_domain: String,
+    /// Where this node reaches the API.
+    pub(crate) server_url: String,
+    pub(crate) args: NodeArgs,
+}
+
+/// What a server needs beyond its node.
+#[derive(Clone, Debug)]
+pub(crate) struct Server {
+    pub(crate) node: Node,
+    pub(crate) bind: IpAddr,
+    pub(crate) port: u16,
+    pub(crate) advertise: IpAddr,
+    pub(crate) service_cidr: IpNetwork,
+    pub(crate) kubeconfig: PathBuf,
+    pub(crate) kubeconfig_mode: u32,
+    pub(crate) args: ServerArgs,
+}
+
+impl Server {
+    /// Decides everything that flags left open.
+    ///
+    /// # Errors
+    /// All bad values, one per line, each with its flag.
+    pub(crate) fn new(args: ServerArgs) -> Result<Self, ConfigError> {
+        let mut problems = Vec::new();
+        let mut note = |problem: String| problems.push(problem);
+        let cluster_cidr = first_network("cluster-cidr", &args.cluster_cidr, &mut note);
+        let service_cidr = first_network("service-cidr", &args.service_cidr, &mut note);
+        let cluster_dns = match args.cluster_dns.first() {
+            Some(text) => parse("cluster-dns", text, &mut note),
+            None => service_cidr.and_then(|cidr| nth(cidr, 10)),
+        };
+        if let (Some(dns), Some(cidr)) = (cluster_dns, service_cidr)
+            && !cidr.contains(dns)
+        {
+            note(format!("--cluster-dns: {dns} is not inside --service-cidr {cidr}"));
+        }
+        let mode = match u32::from_str_radix(&args.write_kubeconfig_mode, 8) {
+            Ok(mode) if mode <= 0o7777 => mode,
+            _ => {
+                note(format!(
+                    "--write-kubeconfig-mode: {:?} is not an octal file mode such as 0640",
+                    args.write_kubeconfig_mode
+                ));
+                0o600
+            }
+        };
+        let node_ip = node_ip(&args.node, &mut note);
+        let name = node_name(&args.node, &mut note);
+        for text in &args.node.node_label {
+            if !text.contains('=') {
+                note(format!("--node-label: {text:?} is not of the form key=value"));
+            }
+        }
+        let bind = args.bind_address.unwrap_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED));
+        let (Some(cluster_cidr), Some(service_cidr), Some(cluster_dns), Some(ip), true) =
+            (cluster_cidr, service_cidr, cluster_dns, node_ip, problems.is_empty())
+        else {
+            return Err(ConfigError(problems.join("\n")));
+        };
+        let kubeconfig = args.write_kubeconfig.clone().unwrap_or_else(default_kubeconfig);
+        Ok(Self {
+            bind,
+            port: args.https_listen_port,
+            advertise: args.advertise_address.unwrap_or(ip),
+            service_cidr,
+            kubeconfig,
+            kubeconfig_mode: mode,
+            node: Node {
+                paths: Paths { data: args.node.data_dir.clone() },
+                name,
+                ip,
+                cluster_cidr,
+                cluster_dns,
+                cluster_domain: args.cluster_domain.clone(),
+                server_url: format!("https://127.0.0.1:{}", args.https_listen_port),
+                args: args.node.clone(),
+            },
+            args,
+        })
+    }
+
+    /// The first address of the service network: the Service `default/kubernetes`.
+    pub(crate) fn service_ip(&self) -> IpAddr {
+        nth(self.service_cidr, 1).unwrap_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED))
+    }
+
+    pub(crate) fn listen(&self) -> SocketAddr {
+        SocketAddr::new(self.bind, self.port)
+    }
+}
+
+/// k3s' kubeconfig path.
+pub(crate) fn default_kubeconfig() -> PathBuf {
+    Path::new("/etc/rancher/k3s/k3s.yaml").to_owned()
+}
+
+fn parse<T: std::str::FromStr>(flag: &str, text: &str, note: &mut dyn FnMut(String)) -> Option<T>
+where
+    T::Err: std::fmt::Display,
+{
+    text.parse().map_err(|err| note(format!("--{flag}: {text:?}: {err}"))).ok()
+}
+
+fn first_network(flag: &str, values: &[String], note: &mut dyn FnMut(String)) -> Option<IpNetwork> {
+    let text = values.first()?;
+    if values.len() > 1 {
+        note(format!("--{flag}: dual stack is not available yet, give one network"));
+    }
+    let network: IpNetwork = parse(flag, text, note)?;
+    if network.is_ipv6() {
+        note(format!("--{flag}: IPv6 is not available yet, give an IPv4 network"));
+    }
+    Some(network)
+}
+
+fn nth(network: IpNetwork, index: u32) -> Option<IpAddr> {
+    match network {
+        IpNetwork::V4(network) => network.nth(index).map(IpAddr::V4),
+        IpNetwork::V6(network) => network.iter().nth(usize::try_from(index).ok()?).map(IpAddr::V6),
+    }
+}
+
+fn node_name(args: &NodeArgs, note: &mut dyn FnMut(String)) -> String {
+    let name = args.node_name.clone().unwrap_or_else(|| {
+        rustix::system::uname().nodename().to_string_lossy().to_lowercase()
+    });
+    let valid = !name.is_empty()
+        && name.len() <= 253
+        && name.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || ".-".contains(c))
+        && name.starts_with(|c: char| c.is_ascii_alphanumeric())
+        && name.ends_with(|c: char| c.is_ascii_alphanumeric());
+    if !valid {
+        note(format!("--node-name: {name:?} is not a valid DNS subdomain (RFC 1123)"));
+    }
+    name
+}
+
+/// The address given, or the one that the default route would use.
+fn node_ip(args: &NodeArgs, note: &mut dyn FnMut(String)) -> Option<IpAddr> {
+    if let Some(text) = args.node_ip.first() {
+        return parse("node-ip", text, note);
+    }
+    // Connecting a datagram socket sends nothing; it asks the routing table for a source address.
+    let outward = UdpSocket::bind("0.0.0.0:0").and_then(|socket| {
+        socket.connect("192.0.2.1:9")?;
+        socket.local_addr()
+    });
+    match outward {
+        Ok(addr) => Some(addr.ip()),
+        Err(err) => {
+            note(format!("--node-ip: no default route to tell this node's address ({err}); give it"));
+            None
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+
+    #[derive(Parser)]
+    struct Command {
+        #[command(flatten)]
+        args: ServerArgs,
+    }
+
+    fn check(flags: &[&str], expected: Result<&str, &[&str]>) {
+        let all = ["server", "--node-ip=192.0.2.7", "--node-name=one"].iter().chain(flags);
+        match (Server::new(Command::parse_from(all).args), expected) {
+            (Ok(server), Ok(dns)) => assert_eq!(server.node.cluster_dns.to_string(), dns),
+            (Err(err), Err(parts)) => {
+                for part in parts {
+                    assert!(err.0.contains(part), "{part} is not in {}", err.0);
+                }
+            }
+            (got, expected) => panic!("{got:?} is not {expected:?}"),
+        }
+    }
+
+    #[test]
+    fn defaults_follow_from_the_service_network() {
+        check(&[], Ok("10.43.0.10"));
+        check(&["--service-cidr=10.96.0.0/12"], Ok("10.96.0.10"));
+        check(&["--cluster-dns=10.43.1.1"], Ok("10.43.1.1"));
+    }
+
+    #[test]
+    fn every_bad_value_is_named_with_its_flag() {
+        check(
+            &["--cluster-cidr=nonsense", "--write-kubeconfig-mode=rw", "--node-label=x"],
+            Err(&["--cluster-cidr", "--write-kubeconfig-mode", "--node-label"]),
+        );
+        check(&["--cluster-dns=1.2.3.4"], Err(&["not inside --service-cidr"]));
+        check(&["--cluster-cidr=10.0.0.0/8,fd00::/56"], Err(&["dual stack"]));
+    }
+}

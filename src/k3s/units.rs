@@ -1,0 +1,303 @@
+//! The processes of a role: what each is called with, which sockets it gets, when it stops.
+//!
+//! Invariant: this is the only place that knows a component's command line; under systemd the unit
+//! files say the same.
+
+use std::ffi::OsString;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result};
+use daemon::supervise::Unit;
+use daemon::{Listener, bind_tcp, bind_unix};
+use tokio::sync::watch;
+
+use crate::bus::{self, Bus};
+use crate::containerd;
+use crate::settings::{Node, RUN_DIR, Server};
+
+/// Stop stages, highest first: users of the API, the API, the store, what everything stands on.
+const USERS: u8 = 3;
+const API: u8 = 2;
+const STORE: u8 = 1;
+const GROUND: u8 = 0;
+
+/// Builds units that share an executable and an environment.
+pub(crate) struct Units {
+    env: Vec<(String, String)>,
+    /// Never raised here; certificate renewal will.
+    restart: watch::Receiver<u64>,
+    open: watch::Receiver<bool>,
+}
+
+impl Units {
+    pub(crate) fn new(bus: &Bus, debug: bool) -> Self {
+        let mut env = Vec::new();
+        if let Bus::Private { .. } = bus {
+            env.push(("DBUS_SYSTEM_BUS_ADDRESS".to_owned(), bus::private_address()));
+        }
+        if debug {
+            env.push(("K3S_DEBUG".to_owned(), "true".to_owned()));
+        }
+        Self { env, restart: watch::channel(0).1, open: watch::channel(true).1 }
+    }
+
+    /// The message bus, when it is ours.
+    pub(crate) fn bus(&self, bus: &Bus) -> Result<Option<Unit>> {
+        let Bus::Private { program, config } = bus else { return Ok(None) };
+        let mut unit = self.foreign("dbus-daemon", program.clone());
+        unit.args = vec![
+            format!("--config-file={}", config.display()).into(),
+            "--nofork".into(),
+            "--nopidfile".into(),
+            "--nosyslog".into(),
+        ];
+        unit.sockets = vec![("bus".to_owned(), bind_unix(&bus::private_socket(), 0o600)?)];
+        Ok(Some(unit))
+    }
+
+    /// The node's containerd, when it is ours.
+    pub(crate) fn containerd(&self, node: &Node) -> Result<Option<Unit>> {
+        if node.args.container_runtime_endpoint.is_some() {
+            return Ok(None);
+        }
+        let (program, config) = containerd::prepare(node)?;
+        let mut unit = self.foreign("containerd", program);
+        unit.args = vec!["--config".into(), config.into()];
+        if !node.args.debug {
+            unit.args.extend(["--log-level".into(), "warn".into()]);
+        }
+        unit.notifies = true;
+        Ok(Some(unit))
+    }
+
+    /// The control plane.
+    pub(crate) fn server(&self, server: &Server) -> Result<Vec<Unit>> {
+        let mut units = Vec::new();
+        let store_socket = Path::new(RUN_DIR).join("store.sock");
+        let etcd = match &server.args.datastore_endpoint {
+            Some(endpoint) => endpoint.clone(),
+            None => {
+                let mut store = self.component("k3s-store", STORE);
+                store.args = flags([
+                    ("db", server.node.paths.server("db/state.db").into_os_string()),
+                    ("listen", format!("unix://{}", store_socket.display()).into()),
+                ]);
+                store.sockets = vec![("store".to_owned(), bind_unix(&store_socket, 0o600)?)];
+                units.push(store);
+                format!("unix://{}", store_socket.display())
+            }
+        };
+        units.push(self.apiserver(server, etcd)?);
+        if !server.args.disable_controller_manager {
+            units.push(self.controller_manager(server)?);
+        }
+        if !server.args.disable_scheduler {
+            let mut scheduler = self.component("k3s-scheduler", USERS);
+            let kubeconfig = server.node.paths.server("cred/scheduler.kubeconfig");
+            scheduler.args = flags([("kubeconfig", kubeconfig.into_os_string())]);
+            scheduler.args.extend(extra(&server.args.kube_scheduler_arg));
+            scheduler.sockets = vec![("https".to_owned(), loopback(10259)?)];
+            units.push(scheduler);
+        }
+        Ok(units)
+    }
+
+    fn apiserver(&self, server: &Server, etcd: String) -> Result<Unit> {
+        let paths = &server.node.paths;
+        let tls = |name: &str| paths.tls(name).into_os_string();
+        let issuer = format!("https://kubernetes.default.svc.{}", server.node.cluster_domain);
+        let mut unit = self.component("k3s-apiserver", API);
+        unit.args = flags([
+            ("etcd-servers", etcd.into()),
+            ("secure-port", server.port.to_string().into()),
+            ("bind-address", server.bind.to_string().into()),
+            ("advertise-address", server.advertise.to_string().into()),
+            ("client-ca-file", tls("client-ca.crt")),
+            ("tls-cert-file", tls("serving-kube-apiserver.crt")),
+            ("tls-private-key-file", tls("serving-kube-apiserver.key")),
+            ("service-cluster-ip-range", server.service_cidr.to_string().into()),
+            ("service-node-port-range", server.args.service_node_port_range.clone().into()),
+            ("service-account-key-file", tls("service.key")),
+            ("service-account-signing-key-file", tls("service.key")),
+            ("api-audiences", format!("{issuer},k3s").into()),
+            ("service-account-issuer", issuer.into()),
+            ("kubelet-certificate-authority", tls("server-ca.crt")),
+            ("kubelet-client-certificate", tls("client-kube-apiserver.crt")),
+            ("kubelet-client-key", tls("client-kube-apiserver.key")),
+            ("requestheader-client-ca-file", tls("request-header-ca.crt")),
+            ("requestheader-allowed-names", "system:auth-proxy".into()),
+            ("requestheader-extra-headers-prefix", "X-Remote-Extra-".into()),
+            ("requestheader-group-headers", "X-Remote-Group".into()),
+            ("requestheader-username-headers", "X-Remote-User".into()),
+            ("proxy-client-cert-file", tls("client-auth-proxy.crt")),
+            ("proxy-client-key-file", tls("client-auth-proxy.key")),
+            ("authorization-mode", "Node,RBAC".into()),
+            ("enable-admission-plugins", "NodeRestriction".into()),
+            ("enable-bootstrap-token-auth", "true".into()),
+            ("anonymous-auth", "false".into()),
+            ("basic-auth-file", paths.server("cred/passwd").into_os_string()),
+        ]);
+        unit.args.extend(extra(&server.args.kube_apiserver_arg));
+        unit.sockets = vec![("https".to_owned(), bind_tcp(server.listen())?)];
+        Ok(unit)
+    }
+
+    fn controller_manager(&self, server: &Server) -> Result<Unit> {
+        let paths = &server.node.paths;
+        let mut unit = self.component("k3s-controller-manager", USERS);
+        unit.args = flags([
+            ("kubeconfig", paths.server("cred/controller.kubeconfig").into_os_string()),
+            ("service-account-private-key-file", paths.tls("service.key").into_os_string()),
+            ("root-ca-file", paths.tls("server-ca.crt").into_os_string()),
+            ("cluster-signing-cert-file", paths.tls("client-ca.crt").into_os_string()),
+            ("cluster-signing-key-file", paths.tls("client-ca.key").into_os_string()),
+            ("allocate-node-cidrs", "true".into()),
+            ("cluster-cidr", server.node.cluster_cidr.to_string().into()),
+            ("service-cluster-ip-range", server.service_cidr.to_string().into()),
+            ("cluster-dns", server.node.cluster_dns.to_string().into()),
+            ("cluster-domain", server.node.cluster_domain.clone().into()),
+        ]);
+        unit.args.extend(extra(&server.args.kube_controller_manager_arg));
+        unit.sockets = vec![("https".to_owned(), loopback(10257)?)];
+        Ok(unit)
+    }
+
+    /// The node: kubelet, pod network, proxy and DNS. The kubelet waits for `images`.
+    pub(crate) fn node(
+        &self,
+        node: &Node,
+        backend: &str,
+        roles: &str,
+        images: watch::Receiver<bool>,
+    ) -> Result<Vec<Unit>> {
+        let mut units = vec![self.kubelet(node, roles, images)?];
+        let kubeconfig = |name: &str| node.paths.agent(name).into_os_string();
+        if backend != "none" {
+            let cni_socket = Path::new(RUN_DIR).join("cni.sock");
+            let mut flannel = self.component("k3s-flannel", USERS);
+            flannel.args = flags([
+                ("kubeconfig", kubeconfig("k3scontroller.kubeconfig")),
+                ("node-name", node.name.clone().into()),
+                ("node-ip", node.ip.to_string().into()),
+                ("backend", backend.into()),
+                ("cluster-cidr", node.cluster_cidr.to_string().into()),
+                ("cni-conf-dir", containerd::cni_conf_dir(&node.paths).into_os_string()),
+            ]);
+            if let Some(iface) = &node.args.flannel_iface {
+                flannel.args.extend(flags([("iface", iface.into())]));
+            }
+            flannel.sockets = vec![("cni".to_owned(), bind_unix(&cni_socket, 0o600)?)];
+            units.push(flannel);
+        }
+        if !node.args.disable_kube_proxy {
+            let mut proxy = self.component("k3s-proxy", USERS);
+            proxy.args = flags([
+                ("kubeconfig", kubeconfig("kubeproxy.kubeconfig")),
+                ("hostname-override", node.name.clone().into()),
+                ("cluster-cidr", node.cluster_cidr.to_string().into()),
+            ]);
+            proxy.args.extend(extra(&node.args.kube_proxy_arg));
+            let any = SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), 10256);
+            proxy.sockets = vec![("healthz".to_owned(), bind_tcp(any)?)];
+            units.push(proxy);
+        }
+        let mut dns = self.component("k3s-dns", USERS);
+        // Its address is not there yet: k3s-dns adds it, and binds the sockets itself.
+        dns.args = flags([
+            ("kubeconfig", kubeconfig("dns.kubeconfig")),
+            ("cluster-dns", node.cluster_dns.to_string().into()),
+            ("cluster-domain", node.cluster_domain.clone().into()),
+        ]);
+        if let Some(path) = &node.args.resolv_conf {
+            dns.args.extend(flags([("resolv-conf", path.clone().into_os_string())]));
+        }
+        units.push(dns);
+        Ok(units)
+    }
+
+    fn kubelet(&self, node: &Node, roles: &str, images: watch::Receiver<bool>) -> Result<Unit> {
+        let agent = |name: &str| node.paths.agent(name).into_os_string();
+        let mut labels = node.args.node_label.clone();
+        labels.extend((!roles.is_empty()).then(|| roles.to_owned()));
+        let mut unit = self.component("k3s-kubelet", USERS);
+        unit.args = flags([
+            ("kubeconfig", agent("kubelet.kubeconfig")),
+            ("container-runtime-endpoint", containerd::endpoint(node).into()),
+            ("hostname-override", node.name.clone().into()),
+            ("node-ip", node.ip.to_string().into()),
+            ("cluster-dns", node.cluster_dns.to_string().into()),
+            ("cluster-domain", node.cluster_domain.clone().into()),
+            ("client-ca-file", agent("client-ca.crt")),
+            ("tls-cert-file", agent("serving-kubelet.crt")),
+            ("tls-private-key-file", agent("serving-kubelet.key")),
+            ("pod-manifest-path", agent("pod-manifests")),
+            ("node-labels", labels.join(",").into()),
+            ("register-with-taints", node.args.node_taint.join(",").into()),
+        ]);
+        if let Some(path) = &node.args.resolv_conf {
+            unit.args.extend(flags([("resolv-conf", path.clone().into_os_string())]));
+        }
+        unit.args.extend(extra(&node.args.kubelet_arg));
+        let any = SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), 10250);
+        unit.sockets = vec![
+            ("https".to_owned(), bind_tcp(any)?),
+            ("healthz".to_owned(), loopback(10248)?),
+        ];
+        unit.gate = images;
+        Ok(unit)
+    }
+
+    fn component(&self, name: &str, stage: u8) -> Unit {
+        Unit {
+            name: name.to_owned(),
+            program: PathBuf::from("/proc/self/exe"),
+            argv0: name.to_owned(),
+            args: Vec::new(),
+            env: self.env.clone(),
+            sockets: Vec::new(),
+            notifies: true,
+            stage,
+            gate: self.open.clone(),
+            restart: self.restart.clone(),
+        }
+    }
+
+    fn foreign(&self, name: &str, program: PathBuf) -> Unit {
+        Unit { program, notifies: false, ..self.component(name, GROUND) }
+    }
+}
+
+/// Makes the CNI plugin's folder: the plugin is this executable under another name.
+pub(crate) fn link_cni(node: &Node) -> Result<()> {
+    let folder = node.paths.cni_bin();
+    std::fs::create_dir_all(&folder).with_context(|| format!("creating {}", folder.display()))?;
+    let program = std::env::current_exe().context("finding this executable")?;
+    let link = folder.join("k3s-cni");
+    if std::fs::read_link(&link).is_ok_and(|target| target == program) {
+        return Ok(());
+    }
+    let _ = std::fs::remove_file(&link);
+    std::os::unix::fs::symlink(program, &link).with_context(|| format!("linking {}", link.display()))
+}
+
+fn flags<const N: usize>(pairs: [(&str, OsString); N]) -> Vec<OsString> {
+    pairs
+        .into_iter()
+        .filter(|(_, value)| !value.is_empty())
+        .map(|(flag, value)| {
+            let mut text = OsString::from(format!("--{flag}="));
+            text.push(value);
+            text
+        })
+        .collect()
+}
+
+/// `--kubelet-arg` and friends: `key=value` becomes `--key=value`.
+fn extra(args: &[String]) -> impl Iterator<Item = OsString> + '_ {
+    args.iter().map(|arg| format!("--{}", arg.trim_start_matches('-')).into())
+}
+
+fn loopback(port: u16) -> Result<Listener> {
+    bind_tcp(SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), port))
+}
