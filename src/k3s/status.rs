@@ -54,13 +54,13 @@ pub(crate) async fn run(json: bool) -> Result<ExitCode> {
 async fn connect() -> Result<zbus::Connection> {
     if std::os::unix::net::UnixStream::connect(bus::private_socket()).is_ok() {
         let address = bus::private_address();
-        return Ok(zbus::connection::Builder::address(address.as_str())?.build().await?);
+        return Ok(zbus::connection::Builder::address(address.as_str()).build().await?);
     }
     daemon::connect_bus().await
 }
 
 async fn read(connection: &zbus::Connection, name: &'static str) -> zbus::Result<Row> {
-    let proxy = Component1Proxy::builder(connection).destination(name)?.build().await?;
+    let proxy = Component1Proxy::builder(connection).destination(name).build().await?;
     let pid = proxy.pid().await?;
     let health = proxy.health().await?;
     let state = match (proxy.ready().await?, health.as_str()) {
