@@ -38,8 +38,7 @@ macro_rules! component {
 }
 
 /// All components, in the order they are listed to people.
-pub(crate) static COMPONENTS: &[Entry] = &[
-];
+pub(crate) static COMPONENTS: &[Entry] = &[];
 
 /// The component with this name, with or without the `k3s-` prefix.
 pub(crate) fn find(name: &str) -> Option<&'static Entry> {

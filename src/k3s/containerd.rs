@@ -132,7 +132,10 @@ pub(crate) async fn keep_images(
     let folder = node.paths.agent("images");
     let inotify = Inotify::init().context("starting inotify")?;
     let mask = WatchMask::CLOSE_WRITE | WatchMask::MOVED_TO;
-    inotify.watches().add(&folder, mask).with_context(|| format!("watching {}", folder.display()))?;
+    inotify
+        .watches()
+        .add(&folder, mask)
+        .with_context(|| format!("watching {}", folder.display()))?;
     tokio::select! {
         _ = containerd.wait_for(|state| state.ready) => (),
         () = stop.cancelled() => return Ok(()),

@@ -11,8 +11,7 @@ use serde_json::json;
 const PAUSE: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/pause"));
 
 /// Name of the pause image that this executable carries.
-pub(crate) const PAUSE_IMAGE: &str =
-    concat!("k3s.local/pause:", env!("CARGO_PKG_VERSION"));
+pub(crate) const PAUSE_IMAGE: &str = concat!("k3s.local/pause:", env!("CARGO_PKG_VERSION"));
 
 /// The pause image as a docker archive.
 pub(crate) fn pause() -> Result<Vec<u8>> {

@@ -171,9 +171,10 @@ fn nth(network: IpNetwork, index: u32) -> Option<IpAddr> {
 }
 
 fn node_name(args: &NodeArgs, note: &mut dyn FnMut(String)) -> String {
-    let name = args.node_name.clone().unwrap_or_else(|| {
-        rustix::system::uname().nodename().to_string_lossy().to_lowercase()
-    });
+    let name = args
+        .node_name
+        .clone()
+        .unwrap_or_else(|| rustix::system::uname().nodename().to_string_lossy().to_lowercase());
     let valid = !name.is_empty()
         && name.len() <= 253
         && name.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || ".-".contains(c))
@@ -198,7 +199,9 @@ fn node_ip(args: &NodeArgs, note: &mut dyn FnMut(String)) -> Option<IpAddr> {
     match outward {
         Ok(addr) => Some(addr.ip()),
         Err(err) => {
-            note(format!("--node-ip: no default route to tell this node's address ({err}); give it"));
+            note(format!(
+                "--node-ip: no default route to tell this node's address ({err}); give it"
+            ));
             None
         }
     }

@@ -2,8 +2,8 @@
 //!
 //! Invariant: it only reads; a component that does not answer is a row, not an error.
 
-use std::fs;
 use std::fmt::Write as _;
+use std::fs;
 use std::process::ExitCode;
 
 use anyhow::Result;
@@ -114,7 +114,10 @@ fn table(rows: &[Row]) -> String {
             row.component,
             row.state,
             row.since,
-            format!("{:.1}M", f64::from(u32::try_from(row.memory_kib).unwrap_or(u32::MAX)) / 1024.0),
+            format!(
+                "{:.1}M",
+                f64::from(u32::try_from(row.memory_kib).unwrap_or(u32::MAX)) / 1024.0
+            ),
             format!("{:.1}s", row.cpu_secs),
             row.status
         );

@@ -167,8 +167,9 @@ fn given_token(server: &Server) -> Result<Option<String>> {
 
 fn admin_kubeconfig(server: &Server, ca_pem: &str) -> Result<()> {
     let (cert, key) = pair(&server.node.paths.tls("client-admin"));
-    let read =
-        |path: &Path| fs::read_to_string(path).with_context(|| format!("reading {}", path.display()));
+    let read = |path: &Path| {
+        fs::read_to_string(path).with_context(|| format!("reading {}", path.display()))
+    };
     let host = match server.bind {
         bind if bind.is_unspecified() => IpAddr::V4(Ipv4Addr::LOCALHOST),
         bind => bind,

@@ -240,10 +240,8 @@ impl Units {
         }
         unit.args.extend(extra(&node.args.kubelet_arg));
         let any = SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), 10250);
-        unit.sockets = vec![
-            ("https".to_owned(), bind_tcp(any)?),
-            ("healthz".to_owned(), loopback(10248)?),
-        ];
+        unit.sockets =
+            vec![("https".to_owned(), bind_tcp(any)?), ("healthz".to_owned(), loopback(10248)?)];
         unit.gate = images;
         Ok(unit)
     }
@@ -278,7 +276,8 @@ pub(crate) fn link_cni(node: &Node) -> Result<()> {
         return Ok(());
     }
     let _ = std::fs::remove_file(&link);
-    std::os::unix::fs::symlink(program, &link).with_context(|| format!("linking {}", link.display()))
+    std::os::unix::fs::symlink(program, &link)
+        .with_context(|| format!("linking {}", link.display()))
 }
 
 fn flags<const N: usize>(pairs: [(&str, OsString); N]) -> Vec<OsString> {
