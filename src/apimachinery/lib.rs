@@ -1,1 +1,3 @@
 //! apimachinery
+
+pub mod apply;
