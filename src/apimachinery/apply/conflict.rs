@@ -31,10 +31,6 @@ impl Conflicts {
         self.by_manager.is_empty()
     }
 
-    pub(super) fn fields(&self) -> impl Iterator<Item = (&Manager, &Set)> {
-        self.by_manager.iter().map(|(manager, fields)| (manager, fields))
-    }
-
     /// Takes fields away from every conflict.
     pub(super) fn forgive(&mut self, fields: &Set) {
         for (_, set) in &mut self.by_manager {
@@ -64,7 +60,10 @@ impl Conflicts {
         use std::fmt::Write as _;
         let list = self.list();
         if let [one] = list.as_slice() {
-            return format!("Apply failed with 1 conflict: conflict with {}: {}", one.owner, one.field);
+            return format!(
+                "Apply failed with 1 conflict: conflict with {}: {}",
+                one.owner, one.field
+            );
         }
         let mut text = format!("Apply failed with {} conflicts: ", list.len());
         let mut owner = None;

@@ -297,11 +297,8 @@ impl FieldManager<'_> {
 
     fn changes_at(&self, version: &str, before: &Value, after: &Value) -> Option<Comparison> {
         let (after, node) = self.versions.convert(after, version)?;
-        let before = if before.is_null() {
-            Value::Null
-        } else {
-            self.versions.convert(before, version)?.0
-        };
+        let before =
+            if before.is_null() { Value::Null } else { self.versions.convert(before, version)?.0 };
         changes(Ty::Node(node), &self.reset, &before, &after).ok()
     }
 
@@ -339,11 +336,8 @@ impl FieldManager<'_> {
         self.reset.strike(&mut me.set);
         me.set.subtract(&NOBODYS);
 
-        let mut merged = if live.is_null() {
-            config.clone()
-        } else {
-            merge::merge(self.ty(), live, config)
-        };
+        let mut merged =
+            if live.is_null() { config.clone() } else { merge::merge(self.ty(), live, config) };
         let last = managers.find(&me).cloned();
         managers.0.retain(|known| !known.is(&me));
         me.time = last.as_ref().and_then(|last| last.time.clone());

@@ -5,12 +5,12 @@
 
 use serde_json::Value;
 
+use super::FieldManager;
 use super::compare::field_set;
 use super::managers::{Manager, Managers};
 use super::merge::{remove, with_named_fields};
 use super::set::Set;
 use super::shape::Ty;
-use super::FieldManager;
 
 /// The merged object without what `last` owned and the managers now do not. `managers` already
 /// holds the new set of the applier.

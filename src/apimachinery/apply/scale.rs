@@ -27,7 +27,12 @@ pub fn to_scale(parent: &Value, path: &[&str]) -> Option<Value> {
 }
 
 /// `metadata.managedFields` for an object at `api_version` after its Scale was written.
-pub fn from_scale(parent: &Value, scale: &Value, path: &[&str], api_version: &str) -> Option<Value> {
+pub fn from_scale(
+    parent: &Value,
+    scale: &Value,
+    path: &[&str],
+    api_version: &str,
+) -> Option<Value> {
     let wanted = Set::of_fields(&[path]);
     let mut managers = Managers::of(parent);
     let mut scalers = Managers::read(managed_fields(scale)).unwrap_or_default();

@@ -64,7 +64,7 @@ impl<'a> Ty<'a> {
                 Shape::Scalar(Scalar::Untyped)
             }
             Type::FieldsV1 | Type::RawExtension => Shape::Map(FREE),
-            Type::Any => deduced(value),
+            Type::Any | Type::ObjectOr { .. } => deduced(value),
             Type::Object { atomic, .. } => {
                 Shape::Map(Fields { atomic, object: Some(node), element: None })
             }
@@ -104,21 +104,27 @@ impl<'a> Fields<'a> {
     }
 
     /// Fields that a typed object always has, with the value that they have when nobody set them.
-    pub(super) fn always(&self) -> impl Iterator<Item = (&'a str, Ty<'a>, &'static Value)> + use<'a> {
+    pub(super) fn always(
+        &self,
+    ) -> impl Iterator<Item = (&'a str, Ty<'a>, &'static Value)> + use<'a> {
         self.object.into_iter().flat_map(|node| {
-            let always = |field: &&Field| field.omit == Omit::Never;
-            node.fields().iter().filter(always).filter_map(move |field| {
+            node.fields().iter().filter_map(move |field| {
                 let child = node.schema.node(field.ty);
-                Some((node.schema.text(field.name), Ty::Node(child), zero(child.ty())?))
+                Some((node.schema.text(field.name), Ty::Node(child), zero(field, child.ty())?))
             })
         })
     }
 }
 
-fn zero(ty: Type) -> Option<&'static Value> {
+fn zero(field: &Field, ty: Type) -> Option<&'static Value> {
     static ZEROS: LazyLock<[Value; 5]> =
         LazyLock::new(|| [Value::Null, json!(""), json!(0), json!(false), json!({})]);
     let [null, string, number, boolean, object] = &*ZEROS;
+    match field.omit {
+        Omit::Empty | Omit::Absent => return None,
+        Omit::Null => return Some(null),
+        Omit::Never => {}
+    }
     match ty {
         Type::String => Some(string),
         Type::Bool => Some(boolean),
@@ -170,14 +176,21 @@ impl List<'_> {
     fn key_default(&self, name: &str) -> Option<Value> {
         let Ty::Node(node) = self.item else { return None };
         let text = node.schema.text(node.field(name)?.default);
-        if text.is_empty() { None } else { serde_json::from_str(text).ok() }
+        if text.is_empty() {
+            // The published schema leaves this default out.
+            let port = matches!(node.short_name(), "ContainerPort" | "ServicePort");
+            return (port && name == "protocol").then(|| json!("TCP"));
+        }
+        serde_json::from_str(text).ok()
     }
 }
 
 fn set_element(item: &Value) -> Result<PathElement, String> {
     let refuse = |why: &str| Err(why.to_owned());
     match item {
-        Value::Object(_) => refuse("associative list without keys has an element that's a map type"),
+        Value::Object(_) => {
+            refuse("associative list without keys has an element that's a map type")
+        }
         Value::Array(_) => refuse("not supported: associative list with lists as elements"),
         Value::Null => {
             refuse("associative list without keys has an element that's an explicit null")

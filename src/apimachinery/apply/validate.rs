@@ -50,11 +50,8 @@ struct Walk {
 
 impl Walk {
     fn report(&mut self, what: fmt::Arguments<'_>) {
-        let text = if self.path.is_empty() {
-            what.to_string()
-        } else {
-            format!("{}: {what}", self.path)
-        };
+        let text =
+            if self.path.is_empty() { what.to_string() } else { format!("{}: {what}", self.path) };
         self.misfits.push(text);
     }
 
