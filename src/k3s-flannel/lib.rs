@@ -1,1 +1,3 @@
 //! k3s-flannel
+pub mod cni;
+pub mod network;

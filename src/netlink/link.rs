@@ -43,6 +43,8 @@ pub struct Vxlan {
 pub struct Veth<'a> {
     pub host: &'a str,
     pub container: &'a str,
+    /// The MAC address of the container's end.
+    pub mac: [u8; 6],
     pub netns: &'a Netns,
     pub mtu: u32,
 }
@@ -127,6 +129,7 @@ impl Netlink {
         let peer = LinkMessageBuilder::<LinkUnspec>::new()
             .name(veth.container)
             .mtu(veth.mtu)
+            .address(veth.mac.to_vec())
             .setns_by_fd(veth.netns.file.as_raw_fd())
             .build();
         let message = LinkMessageBuilder::<LinkUnspec>::new_with_info_kind(InfoKind::Veth)
@@ -164,6 +167,18 @@ impl Netlink {
         }
         let request = self.handle.link().set(builder.up().build());
         request.execute().await.map_err(ctx("bring up link", name))
+    }
+
+    pub async fn ensure_mac(&self, name: &str, mac: [u8; 6]) -> Result<()> {
+        let link = self.must_link(name).await?;
+        if link.mac == mac {
+            return Ok(());
+        }
+        let message = LinkUnspec::new_with_index(link.index)
+            .address(mac.to_vec())
+            .build();
+        let request = self.handle.link().set(message);
+        request.execute().await.map_err(ctx("set MAC of", name))
     }
 
     /// Makes the link a port of the bridge, with hairpin on.
