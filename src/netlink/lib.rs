@@ -12,6 +12,7 @@ pub mod netns;
 pub mod nft;
 pub mod nft_elements;
 pub mod route;
+pub mod scratch;
 pub mod sysctl;
 
 mod batch;

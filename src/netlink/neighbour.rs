@@ -99,6 +99,10 @@ fn parse(message: &NeighbourMessage) -> Option<Neighbour> {
     for attribute in &message.attributes {
         match attribute {
             NeighbourAttribute::Destination(NeighbourAddress::Inet(to)) => ip = Some(*to),
+            // Forwarding entries are of the bridge family, so nobody decoded their address.
+            NeighbourAttribute::Destination(NeighbourAddress::Other(bytes)) => {
+                ip = <[u8; 4]>::try_from(bytes.as_slice()).ok().map(Ipv4Addr::from);
+            }
             NeighbourAttribute::LinkLayerAddress(bytes) => mac = bytes.as_slice().try_into().ok(),
             _ => {}
         }

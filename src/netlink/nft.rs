@@ -51,6 +51,13 @@ pub async fn apply(ruleset: &Nftables<'_>) -> Result<()> {
     helper::apply_ruleset_async(ruleset).await.map_err(refused)
 }
 
+/// Applies commands in nft's JSON form as one transaction, for what the typed form cannot say.
+pub async fn apply_json(ruleset: &str) -> Result<()> {
+    let (program, args) = (helper::DEFAULT_NFT, helper::DEFAULT_ARGS);
+    let applied = helper::apply_ruleset_raw_async(ruleset, program, args).await;
+    applied.map(drop).map_err(refused)
+}
+
 /// Removes the table with all that is in it, if it is there.
 pub async fn delete_table(table: TableName) -> Result<()> {
     let mut batch = Batch::new();
