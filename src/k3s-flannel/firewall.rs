@@ -62,7 +62,13 @@ pub fn table(cluster: Ipv4Network, node: Ipv4Network) -> Nftables<'static> {
     batch.to_nftables()
 }
 
-fn chain(batch: &mut Batch<'static>, name: &'static str, kind: NfChainType, hook: NfHook, prio: i32) {
+fn chain(
+    batch: &mut Batch<'static>,
+    name: &'static str,
+    kind: NfChainType,
+    hook: NfHook,
+    prio: i32,
+) {
     batch.add(NfListObject::Chain(Chain {
         family: TABLE.family,
         table: TABLE.name.into(),
@@ -75,10 +81,7 @@ fn chain(batch: &mut Batch<'static>, name: &'static str, kind: NfChainType, hook
 }
 
 fn field(protocol: &'static str, field: &'static str) -> Expression<'static> {
-    let payload = PayloadField {
-        protocol: Cow::Borrowed(protocol),
-        field: Cow::Borrowed(field),
-    };
+    let payload = PayloadField { protocol: Cow::Borrowed(protocol), field: Cow::Borrowed(field) };
     Expression::Named(NamedExpression::Payload(Payload::PayloadField(payload)))
 }
 
@@ -98,12 +101,7 @@ fn ret() -> Statement<'static> {
 
 fn masquerade() -> Statement<'static> {
     let flags = HashSet::from([NATFlag::FullyRandom]);
-    Statement::Masquerade(Some(NAT {
-        addr: None,
-        family: None,
-        port: None,
-        flags: Some(flags),
-    }))
+    Statement::Masquerade(Some(NAT { addr: None, family: None, port: None, flags: Some(flags) }))
 }
 
 fn no_redirects() -> Vec<Statement<'static>> {
@@ -119,9 +117,5 @@ fn no_redirects() -> Vec<Statement<'static>> {
         right: Expression::String("redirect".into()),
         op: Operator::EQ,
     };
-    vec![
-        Statement::Match(out),
-        Statement::Match(redirect),
-        Statement::Drop(None),
-    ]
+    vec![Statement::Match(out), Statement::Match(redirect), Statement::Drop(None)]
 }

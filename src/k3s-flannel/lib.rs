@@ -29,16 +29,17 @@ use tokio::net::UnixListener;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 
-pub const COMPONENT: Component = Component {
-    name: "k3s-flannel",
-    bus: "io.k3s.Flannel1",
-};
+pub const COMPONENT: Component = Component { name: "k3s-flannel", bus: "io.k3s.Flannel1" };
 
 /// Flags of `k3s-flannel`.
 #[derive(clap::Args, Debug, Clone)]
 pub struct Args {
     /// Identity for the API server.
-    #[arg(long, value_name = "FILE", default_value = "/var/lib/rancher/k3s/agent/k3scontroller.kubeconfig")]
+    #[arg(
+        long,
+        value_name = "FILE",
+        default_value = "/var/lib/rancher/k3s/agent/k3scontroller.kubeconfig"
+    )]
     pub kubeconfig: PathBuf,
     /// Name of this Node; the host name if not given.
     #[arg(long, value_name = "NAME", default_value = "")]

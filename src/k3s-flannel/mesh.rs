@@ -39,11 +39,7 @@ pub fn plan(peers: &[Peer], own: Ipv4Network, tunnel: Option<u32>, underlay: Opt
             (Reach::Vxlan { vtep_mac }, Some(link), _) => {
                 let gateway = destination.network();
                 let via = Via::Onlink(gateway);
-                mesh.routes.insert(Route {
-                    destination,
-                    link,
-                    via,
-                });
+                mesh.routes.insert(Route { destination, link, via });
                 let mac = *vtep_mac;
                 mesh.arp.insert(Neighbour { ip: gateway, mac });
                 let ip = peer.public_ip;
@@ -51,11 +47,7 @@ pub fn plan(peers: &[Peer], own: Ipv4Network, tunnel: Option<u32>, underlay: Opt
             }
             (Reach::HostGw, None, Some(link)) => {
                 let via = Via::Gateway(peer.public_ip);
-                mesh.routes.insert(Route {
-                    destination,
-                    link,
-                    via,
-                });
+                mesh.routes.insert(Route { destination, link, via });
             }
             _ => {}
         }
@@ -75,12 +67,7 @@ pub async fn ensure_tunnel(
         netlink.delete_link(VXLAN).await?;
         return Ok(None);
     };
-    let want = Vxlan {
-        vni: VNI,
-        port: PORT,
-        local: Some(underlay.ip),
-        underlay: underlay.link,
-    };
+    let want = Vxlan { vni: VNI, port: PORT, local: Some(underlay.ip), underlay: underlay.link };
     let mtu = mtu(backend, Some(underlay));
     let link = netlink.ensure_vxlan(VXLAN, &want, mtu).await?;
     let address = Ipv4Network::from(own.network());

@@ -103,19 +103,14 @@ impl Node {
         };
         let overwrite = self.metadata.annotation(PUBLIC_IP_OVERWRITE);
         let public_ip = overwrite.or_else(|| self.metadata.annotation(PUBLIC_IP))?;
-        Some(Peer {
-            pod_cidr: self.pod_cidr()?,
-            public_ip: public_ip.parse().ok()?,
-            reach,
-        })
+        Some(Peer { pod_cidr: self.pod_cidr()?, public_ip: public_ip.parse().ok()?, reach })
     }
 
     /// The merge patch that makes the annotations right; `None` when they are.
     pub fn annotation_patch(&self, us: &Announcement) -> Option<Value> {
         let want = us.annotations();
-        let right = want
-            .iter()
-            .all(|(name, value)| self.metadata.annotation(name) == Some(value.as_str()));
+        let right =
+            want.iter().all(|(name, value)| self.metadata.annotation(name) == Some(value.as_str()));
         let body = || {
             let pairs = want.iter().map(|(k, v)| (k.to_string(), json!(v)));
             let annotations: serde_json::Map<String, Value> = pairs.collect();
@@ -164,11 +159,7 @@ mod tests {
     #[test]
     fn only_complete_nodes_are_peers() {
         let data = r#"{"VNI":1,"VtepMAC":"5e:1f:00:00:00:01"}"#;
-        let full = [
-            (BACKEND_TYPE, "vxlan"),
-            (BACKEND_DATA, data),
-            (PUBLIC_IP, "192.0.2.7"),
-        ];
+        let full = [(BACKEND_TYPE, "vxlan"), (BACKEND_DATA, data), (PUBLIC_IP, "192.0.2.7")];
         let peer = node(&full).peer(1).unwrap();
         let vtep_mac = [0x5e, 0x1f, 0, 0, 0, 1];
         assert_eq!(peer.reach, Reach::Vxlan { vtep_mac });

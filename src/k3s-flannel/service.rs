@@ -80,10 +80,7 @@ impl Service {
             self.cx.status(format!("Waiting for the pod CIDR of Node {name}"));
             return Ok(Looked::Waiting);
         };
-        let wish = Wish {
-            node_ip: self.args.node_ip,
-            iface: self.args.iface.clone(),
-        };
+        let wish = Wish { node_ip: self.args.node_ip, iface: self.args.iface.clone() };
         let underlay = underlay::find(&self.netlink, &wish).await?;
         let mtu = mesh::mtu(self.args.backend, underlay.as_ref());
         let network = Network { pod_cidr, mtu };
@@ -115,9 +112,7 @@ impl Service {
         let index = tunnel.as_ref().map(|(index, _)| *index);
         let link = underlay.map(|underlay| underlay.link);
         let want = mesh::plan(&peers, network.pod_cidr, index, link);
-        mesh::apply(&self.netlink, &want, index)
-            .await
-            .context("connecting to other nodes")?;
+        mesh::apply(&self.netlink, &want, index).await.context("connecting to other nodes")?;
         let ip = underlay.map(|underlay| underlay.ip);
         self.cx.status(mesh::describe(peers.len(), network.pod_cidr, ip));
         Ok(tunnel.map(|(_, mac)| mac))

@@ -39,9 +39,8 @@ pub fn choose(
     default: Option<u32>,
     wish: &Wish,
 ) -> Option<Underlay> {
-    let usable = |name: &str| {
-        name != "lo" && name != BRIDGE && name != VXLAN && !name.starts_with("veth")
-    };
+    let usable =
+        |name: &str| name != "lo" && name != BRIDGE && name != VXLAN && !name.starts_with("veth");
     let wished_link = wish.iface.as_deref();
     let candidates = addresses.iter().filter_map(|address| {
         let IpAddr::V4(ip) = address.ip else {
@@ -61,12 +60,7 @@ pub fn choose(
         Some((rank, link, ip))
     });
     let (_, link, ip) = candidates.min_by_key(|(rank, link, _)| (*rank, link.index))?;
-    Some(Underlay {
-        link: link.index,
-        name: link.name.clone(),
-        ip,
-        mtu: link.mtu,
-    })
+    Some(Underlay { link: link.index, name: link.name.clone(), ip, mtu: link.mtu })
 }
 
 #[cfg(test)]
@@ -92,7 +86,12 @@ mod tests {
         (names.map(link).to_vec(), addresses)
     }
 
-    fn check(default: Option<u32>, node_ip: Option<u8>, iface: Option<&str>, want: Option<(&str, u8)>) {
+    fn check(
+        default: Option<u32>,
+        node_ip: Option<u8>,
+        iface: Option<&str>,
+        want: Option<(&str, u8)>,
+    ) {
         let (links, addresses) = world();
         let wish = Wish {
             node_ip: node_ip.map(|last| Ipv4Addr::new(192, 0, 2, last)),

@@ -27,15 +27,9 @@ pub use ipnetwork::{IpNetwork, Ipv4Network};
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     #[error("{what}: {source}")]
-    Kernel {
-        what: String,
-        source: std::io::Error,
-    },
+    Kernel { what: String, source: std::io::Error },
     #[error("{what}: {source}")]
-    Netlink {
-        what: String,
-        source: rtnetlink::Error,
-    },
+    Netlink { what: String, source: rtnetlink::Error },
     #[error("no such link: {0}")]
     NoLink(String),
     #[error("the netlink connection is closed")]
@@ -49,10 +43,9 @@ impl Error {
     pub fn errno(&self) -> Option<i32> {
         match self {
             Self::Kernel { source, .. } => source.raw_os_error(),
-            Self::Netlink {
-                source: rtnetlink::Error::NetlinkError(message),
-                ..
-            } => Some(errno_of(message)),
+            Self::Netlink { source: rtnetlink::Error::NetlinkError(message), .. } => {
+                Some(errno_of(message))
+            }
             _ => None,
         }
     }
@@ -64,13 +57,7 @@ impl Error {
     /// The object, or the link it hangs on, is gone.
     pub fn is_gone(&self) -> bool {
         use rustix::io::Errno;
-        let gone = [
-            Errno::NOENT,
-            Errno::NODEV,
-            Errno::SRCH,
-            Errno::ADDRNOTAVAIL,
-            Errno::NXIO,
-        ];
+        let gone = [Errno::NOENT, Errno::NODEV, Errno::SRCH, Errno::ADDRNOTAVAIL, Errno::NXIO];
         matches!(self, Self::NoLink(_))
             || self
                 .errno()
@@ -117,10 +104,7 @@ pub(crate) fn ctx<'a>(what: &'a str, name: &'a str) -> impl FnOnce(rtnetlink::Er
             what: format!("{what} {name}"),
             source: std::io::Error::from_raw_os_error(errno_of(&message)),
         },
-        source => Error::Netlink {
-            what: format!("{what} {name}"),
-            source,
-        },
+        source => Error::Netlink { what: format!("{what} {name}"), source },
     }
 }
 

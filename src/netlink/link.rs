@@ -60,12 +60,7 @@ pub struct Address {
 
 impl Netlink {
     pub async fn link(&self, name: &str) -> Result<Option<Link>> {
-        let mut found = self
-            .handle
-            .link()
-            .get()
-            .match_name(name.to_string())
-            .execute();
+        let mut found = self.handle.link().get().match_name(name.to_string()).execute();
         match found.try_next().await.map_err(ctx("get link", name)) {
             Ok(message) => Ok(message.map(parse_link)),
             Err(err) if err.is_gone() => Ok(None),
@@ -74,18 +69,12 @@ impl Netlink {
     }
 
     pub async fn must_link(&self, name: &str) -> Result<Link> {
-        self.link(name)
-            .await?
-            .ok_or_else(|| Error::NoLink(name.into()))
+        self.link(name).await?.ok_or_else(|| Error::NoLink(name.into()))
     }
 
     pub async fn links(&self) -> Result<Vec<Link>> {
         let found = self.handle.link().get().execute();
-        found
-            .map_ok(parse_link)
-            .try_collect()
-            .await
-            .map_err(ctx("list", "links"))
+        found.map_ok(parse_link).try_collect().await.map_err(ctx("list", "links"))
     }
 
     /// A bridge that is up, with this MTU.
@@ -174,9 +163,7 @@ impl Netlink {
         if link.mac == mac {
             return Ok(());
         }
-        let message = LinkUnspec::new_with_index(link.index)
-            .address(mac.to_vec())
-            .build();
+        let message = LinkUnspec::new_with_index(link.index).address(mac.to_vec()).build();
         let request = self.handle.link().set(message);
         request.execute().await.map_err(ctx("set MAC of", name))
     }
@@ -185,14 +172,9 @@ impl Netlink {
     pub async fn attach_to_bridge(&self, port: &str, bridge: &str) -> Result<()> {
         let bridge = self.must_link(bridge).await?;
         let link = self.must_link(port).await?;
-        let attach = LinkUnspec::new_with_index(link.index)
-            .controller(bridge.index)
-            .build();
+        let attach = LinkUnspec::new_with_index(link.index).controller(bridge.index).build();
         let request = self.handle.link().set(attach);
-        request
-            .execute()
-            .await
-            .map_err(ctx("attach bridge port", port))?;
+        request.execute().await.map_err(ctx("attach bridge port", port))?;
         let hairpin = LinkBridgePort::new(link.index).hairpin(true).build();
         let request = self.handle.link().set_port(hairpin);
         request.execute().await.map_err(ctx("set hairpin of", port))
@@ -210,10 +192,7 @@ impl Netlink {
     /// Adds the address; other addresses of the link stay.
     pub async fn ensure_address(&self, name: &str, address: IpNetwork) -> Result<()> {
         let link = self.must_link(name).await?;
-        let request = self
-            .handle
-            .address()
-            .add(link.index, address.ip(), address.prefix());
+        let request = self.handle.address().add(link.index, address.ip(), address.prefix());
         or_exists(request.execute().await.map_err(ctx("add address to", name)))
     }
 
@@ -235,19 +214,11 @@ impl Netlink {
         let Some(link) = self.link(name).await? else {
             return Ok(());
         };
-        let request = self
-            .handle
-            .address()
-            .add(link.index, address.ip(), address.prefix());
+        let request = self.handle.address().add(link.index, address.ip(), address.prefix());
         let mut request = request;
         let message = request.message_mut().clone();
         let request = self.handle.address().del(message);
-        or_gone(
-            request
-                .execute()
-                .await
-                .map_err(ctx("delete address of", name)),
-        )
+        or_gone(request.execute().await.map_err(ctx("delete address of", name)))
     }
 }
 

@@ -41,11 +41,7 @@ impl Netlink {
                 .flags(NeighbourFlags::Own),
         };
         let what = entry.ip.to_string();
-        request
-            .replace()
-            .execute()
-            .await
-            .map_err(ctx("set neighbour", &what))
+        request.replace().execute().await.map_err(ctx("set neighbour", &what))
     }
 
     pub async fn delete_neighbour(&self, link: u32, table: Table, entry: Neighbour) -> Result<()> {
@@ -65,12 +61,7 @@ impl Netlink {
         }
         let what = entry.ip.to_string();
         let request = self.handle.neighbours().del(message);
-        or_gone(
-            request
-                .execute()
-                .await
-                .map_err(ctx("delete neighbour", &what)),
-        )
+        or_gone(request.execute().await.map_err(ctx("delete neighbour", &what)))
     }
 
     /// The permanent entries of the link.
@@ -80,11 +71,8 @@ impl Netlink {
             Table::Fdb => AddressFamily::Bridge,
         };
         let request = self.handle.neighbours().get().set_address_family(family);
-        let all: Vec<NeighbourMessage> = request
-            .execute()
-            .try_collect()
-            .await
-            .map_err(ctx("list", "neighbours"))?;
+        let all: Vec<NeighbourMessage> =
+            request.execute().try_collect().await.map_err(ctx("list", "neighbours"))?;
         let ours = |message: &&NeighbourMessage| {
             message.header.ifindex == link
                 && message.header.state == NeighbourState::Permanent

@@ -19,12 +19,10 @@ pub struct Netns {
 impl Netns {
     /// Opens `/run/netns/NAME`, `/proc/PID/ns/net` and the like.
     pub fn open(path: &Path) -> Result<Self> {
-        File::open(path)
-            .map(|file| Self { file })
-            .map_err(|source| Error::Kernel {
-                what: format!("open network namespace {}", path.display()),
-                source,
-            })
+        File::open(path).map(|file| Self { file }).map_err(|source| Error::Kernel {
+            what: format!("open network namespace {}", path.display()),
+            source,
+        })
     }
 
     /// Runs `work` on a thread inside the namespace.
@@ -37,10 +35,7 @@ impl Netns {
             let what = what.to_string();
             move |source| Error::Kernel { what, source }
         };
-        let file = self
-            .file
-            .try_clone()
-            .map_err(failed("duplicate network namespace"))?;
+        let file = self.file.try_clone().map_err(failed("duplicate network namespace"))?;
         let (answer, result) = oneshot::channel();
         std::thread::Builder::new()
             .name("netns".into())
@@ -67,9 +62,6 @@ impl Netns {
             Netlink::connect()
         })
         .await?
-        .map_err(|source| Error::Kernel {
-            what: "netlink socket".into(),
-            source,
-        })
+        .map_err(|source| Error::Kernel { what: "netlink socket".into(), source })
     }
 }

@@ -28,11 +28,7 @@ impl TableName {
     }
 
     fn object(self) -> NfListObject<'static> {
-        NfListObject::Table(Table {
-            family: self.family,
-            name: self.name.into(),
-            handle: None,
-        })
+        NfListObject::Table(Table { family: self.family, name: self.name.into(), handle: None })
     }
 }
 
@@ -68,9 +64,7 @@ pub async fn delete_table(table: TableName) -> Result<()> {
 
 fn refused(err: NftablesError) -> Error {
     match err {
-        NftablesError::NftFailed {
-            stdout, stderr, ..
-        } => {
+        NftablesError::NftFailed { stdout, stderr, .. } => {
             let text = if stderr.trim().is_empty() { stdout } else { stderr };
             Error::Nft(text.trim().chars().take(2000).collect())
         }

@@ -113,10 +113,7 @@ pub fn apply(table: TableName, changes: &[Change]) -> Result<()> {
 /// The keys that are in the set now.
 pub fn keys(table: TableName, set: &str) -> Result<Vec<Vec<u8>>> {
     let list = SetElementMessage {
-        attributes: vec![
-            SetElementList::Table(table.name.into()),
-            SetElementList::Set(set.into()),
-        ],
+        attributes: vec![SetElementList::Table(table.name.into()), SetElementList::Set(set.into())],
     };
     let request = NetfilterMessage::new(header(table), NfTablesMessage::GetSetElement(list));
     let mut keys = Vec::new();
@@ -166,9 +163,7 @@ fn encode(element: &Element) -> ListAttribute<SetElementAttribute> {
     match &element.data {
         Data::Member => {}
         Data::Value(value) => {
-            fields.push(SetElementAttribute::Data(DataAttribute::Value(
-                value.clone(),
-            )));
+            fields.push(SetElementAttribute::Data(DataAttribute::Value(value.clone())));
         }
         Data::Goto(chain) => {
             fields.push(SetElementAttribute::Data(DataAttribute::Verdict(vec![

@@ -52,7 +52,8 @@ impl Netlink {
     /// The IPv4 routes marked with `owner`.
     pub async fn routes(&self, owner: Owner) -> Result<Vec<Route>> {
         let all = self.all_routes().await?;
-        let ours = |message: &&RouteMessage| message.header.protocol == RouteProtocol::from(owner.0);
+        let ours =
+            |message: &&RouteMessage| message.header.protocol == RouteProtocol::from(owner.0);
         Ok(all.iter().filter(ours).filter_map(parse).collect())
     }
 
@@ -69,10 +70,7 @@ impl Netlink {
             });
             found.unwrap_or(0)
         };
-        Ok(defaults
-            .min_by_key(metric)
-            .and_then(parse)
-            .map(|route| route.link))
+        Ok(defaults.min_by_key(metric).and_then(parse).map(|route| route.link))
     }
 
     async fn all_routes(&self) -> Result<Vec<RouteMessage>> {
@@ -115,9 +113,5 @@ fn parse(message: &RouteMessage) -> Option<Route> {
     };
     let prefix = message.header.destination_prefix_length;
     let destination = Ipv4Network::new(ip, prefix).ok()?;
-    main_table.then_some(Route {
-        destination,
-        link: link?,
-        via,
-    })
+    main_table.then_some(Route { destination, link: link?, via })
 }

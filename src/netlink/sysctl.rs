@@ -14,10 +14,7 @@ pub enum Sysctl {
 /// Sets `net.ipv4.ip_forward`-style `key` to `value` in the namespace of the calling thread.
 pub fn ensure(key: &str, value: &str) -> Result<Sysctl> {
     let path = format!("/proc/sys/{}", key.replace('.', "/"));
-    let failed = |source| Error::Kernel {
-        what: format!("sysctl {key}={value}"),
-        source,
-    };
+    let failed = |source| Error::Kernel { what: format!("sysctl {key}={value}"), source };
     let now = std::fs::read_to_string(&path).map_err(failed)?;
     if now.trim() == value {
         return Ok(Sysctl::Already);

@@ -139,17 +139,10 @@ async fn configure(
     let address = IpNetwork::V4(host_route(ip));
     inside.ensure_address(interface, address).await?;
     let link = inside.must_link(interface).await?.index;
-    let gateway = Route {
-        destination: host_route(network.gateway()),
-        link,
-        via: Via::Link,
-    };
+    let gateway = Route { destination: host_route(network.gateway()), link, via: Via::Link };
     inside.ensure_route(&gateway, STATIC).await?;
-    let default = Route {
-        destination: default_destination(),
-        link,
-        via: Via::Gateway(network.gateway()),
-    };
+    let default =
+        Route { destination: default_destination(), link, via: Via::Gateway(network.gateway()) };
     inside.ensure_route(&default, STATIC).await
 }
 

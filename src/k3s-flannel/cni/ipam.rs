@@ -29,11 +29,7 @@ impl Ipam {
         fs::create_dir_all(dir)?;
         let marker = dir.join(BOOT_FILE);
         let same_boot = fs::read_to_string(&marker).is_ok_and(|id| id.trim() == boot_id.trim());
-        let mut ipam = Self {
-            dir: dir.into(),
-            leases: BTreeMap::new(),
-            last: None,
-        };
+        let mut ipam = Self { dir: dir.into(), leases: BTreeMap::new(), last: None };
         for entry in fs::read_dir(dir)? {
             let entry = entry?;
             let name = entry.file_name();
@@ -73,11 +69,7 @@ impl Ipam {
             return Err(io::Error::new(io::ErrorKind::StorageFull, text));
         };
         let path = self.dir.join(ip.to_string());
-        let mut file = OpenOptions::new()
-            .write(true)
-            .create(true)
-            .truncate(true)
-            .open(path)?;
+        let mut file = OpenOptions::new().write(true).create(true).truncate(true).open(path)?;
         file.write_all(format!("{}\r\n{}", to.container, to.interface).as_bytes())?;
         self.leases.insert(ip, to.clone());
         self.last = Some(ip);
@@ -99,9 +91,7 @@ impl Ipam {
 
     pub fn address_of(&self, attachment: &Attachment) -> Option<Ipv4Addr> {
         let mut leases = self.leases.iter();
-        leases
-            .find(|(_, lease)| *lease == attachment)
-            .map(|(ip, _)| *ip)
+        leases.find(|(_, lease)| *lease == attachment).map(|(ip, _)| *ip)
     }
 
     /// The attachments that hold an address and are not in `valid`.
@@ -123,10 +113,7 @@ fn parse_lease(text: &str) -> Option<Attachment> {
     let mut lines = text.lines().map(str::trim);
     let container = lines.next().filter(|id| !id.is_empty())?.to_string();
     let interface = lines.next().unwrap_or("eth0").to_string();
-    Some(Attachment {
-        container,
-        interface,
-    })
+    Some(Attachment { container, interface })
 }
 
 fn remove(path: &Path) -> io::Result<()> {
@@ -142,10 +129,7 @@ mod tests {
 
     fn attachment(container: &str) -> Attachment {
         let (container, interface) = (container.into(), "eth0".into());
-        Attachment {
-            container,
-            interface,
-        }
+        Attachment { container, interface }
     }
 
     fn scratch(name: &str) -> PathBuf {

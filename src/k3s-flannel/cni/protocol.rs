@@ -12,9 +12,7 @@ use std::net::Ipv4Addr;
 /// The version that we write into configurations.
 pub const VERSION: &str = "1.0.0";
 /// Every version that the plugin answers.
-pub const VERSIONS: [&str; 7] = [
-    "0.1.0", "0.2.0", "0.3.0", "0.3.1", "0.4.0", "1.0.0", "1.1.0",
-];
+pub const VERSIONS: [&str; 7] = ["0.1.0", "0.2.0", "0.3.0", "0.3.1", "0.4.0", "1.0.0", "1.1.0"];
 /// Where the daemon listens.
 pub const SOCKET: &str = "/run/k3s/cni.sock";
 
@@ -82,10 +80,7 @@ impl CniError {
             "code": self.code,
             "msg": format!("{}: {}", self.msg, self.details),
         });
-        Answer {
-            failed: true,
-            stdout: body.to_string(),
-        }
+        Answer { failed: true, stdout: body.to_string() }
     }
 }
 
@@ -143,8 +138,7 @@ impl Request {
             "VERSION" => Command::Version,
             _ => return Err(CniError::environment("CNI_COMMAND")),
         };
-        let mut config: Config =
-            serde_json::from_str(&call.config).map_err(CniError::decode)?;
+        let mut config: Config = serde_json::from_str(&call.config).map_err(CniError::decode)?;
         if config.cni_version.is_empty() {
             config.cni_version = "0.1.0".into();
         }
@@ -241,10 +235,7 @@ fn mark_family(ip: &mut Value, version: &str) {
 
 pub fn version_answer(version: &str) -> Answer {
     let body = json!({"cniVersion": version, "supportedVersions": VERSIONS});
-    Answer {
-        failed: false,
-        stdout: body.to_string(),
-    }
+    Answer { failed: false, stdout: body.to_string() }
 }
 
 /// The list of plugins that containerd runs.

@@ -111,9 +111,11 @@ async fn perform(request: &Request, shared: &Shared) -> Result<Option<Value>, Cn
             checked.await.map(|()| None)
         }
         Command::Gc => {
-            let valid = request.config.valid_attachments.clone().ok_or_else(|| {
-                CniError::config("GC needs cni.dev/valid-attachments")
-            })?;
+            let valid = request
+                .config
+                .valid_attachments
+                .clone()
+                .ok_or_else(|| CniError::config("GC needs cni.dev/valid-attachments"))?;
             attacher.gc(&valid.into_iter().collect()).await.map(|()| None)
         }
         Command::Status if shared.network.borrow().is_none() => {

@@ -37,17 +37,12 @@ fn answer() -> Answer {
         version => version,
     };
     let env = std::env::vars().filter(|(name, _)| name.starts_with("CNI_"));
-    let call = Call {
-        env: env.collect(),
-        config,
-    };
+    let call = Call { env: env.collect(), config };
     if call.env.get("CNI_COMMAND").map(String::as_str) == Some("VERSION") {
         return version_answer(version);
     }
-    let socket = std::env::var("K3S_CNI_SOCKET")
-        .ok()
-        .or(parsed.socket)
-        .unwrap_or_else(|| SOCKET.into());
+    let socket =
+        std::env::var("K3S_CNI_SOCKET").ok().or(parsed.socket).unwrap_or_else(|| SOCKET.into());
     ask_patiently(&socket, &call)
         .unwrap_or_else(|err| CniError::try_later(format!("{socket}: {err}")).answer(version))
 }

@@ -62,13 +62,20 @@ fn elements_change_in_one_transaction_or_not_at_all() {
         nft::apply(&skeleton()).await.unwrap();
         let element = |last: u8| Element {
             set: "svcs".into(),
-            key: concat(&[Field::Ip([10, 43, 0, last].into()), Field::Protocol(6), Field::Port(80)]),
+            key: concat(&[
+                Field::Ip([10, 43, 0, last].into()),
+                Field::Protocol(6),
+                Field::Port(80),
+            ]),
             data: Data::Value(vec![10, 42, 0, last]),
         };
         let many: Vec<Change> = (1..=250).map(|last| Change::Add(element(last))).collect();
         nft_elements::apply(TABLE, &many).unwrap();
         assert_eq!(nft_elements::keys(TABLE, "svcs").unwrap().len(), 250);
-        let missing = Element { key: concat(&[Field::Ip([10, 43, 9, 9].into()), Field::Protocol(6), Field::Port(1)]), ..element(1) };
+        let missing = Element {
+            key: concat(&[Field::Ip([10, 43, 9, 9].into()), Field::Protocol(6), Field::Port(1)]),
+            ..element(1)
+        };
         let half = [Change::Delete(element(1)), Change::Delete(missing)];
         let err = nft_elements::apply(TABLE, &half).unwrap_err();
         assert!(err.is_gone(), "{err}");
