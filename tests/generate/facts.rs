@@ -67,7 +67,7 @@ pub struct Facts {
 }
 
 fn rows(dir: &Path, name: &str) -> Vec<Vec<String>> {
-    let text = std::fs::read_to_string(dir.join(name)).unwrap();
+    let text = std::fs::read_to_string(dir.join(name)).expect("a facts table that is there");
     let row = |line: &str| line.split('\t').map(str::to_owned).collect::<Vec<_>>();
     text.lines().skip(1).filter(|line| !line.is_empty()).map(row).collect()
 }

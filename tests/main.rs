@@ -1,0 +1,22 @@
+//! The tests that need a machine of their own: `tests e2e [FILTER]` and `tests idle`.
+//!
+//! Run by `tests/run` inside `tests/isolate`. Invariant: real parts only, and every wait is for a
+//! condition with a deadline.
+
+mod cluster;
+mod e2e;
+mod idle;
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    let mut args = std::env::args().skip(1);
+    match args.next().as_deref() {
+        Some("e2e") => e2e::run(args.next().as_deref().unwrap_or_default()),
+        Some("idle") => idle::run(),
+        _ => {
+            eprintln!("usage: tests e2e [FILTER] | tests idle");
+            ExitCode::from(64)
+        }
+    }
+}
