@@ -66,7 +66,9 @@ fn files_are_short_and_say_what_they_are() {
         let text = fs::read_to_string(&path).expect("source");
         let name = path.strip_prefix(root()).expect("inside").display().to_string();
         if name.contains("/generated/") {
-            if !text.starts_with("//") || !text.lines().next().is_some_and(|l| l.contains("enerated")) {
+            if !text.starts_with("//")
+                || !text.lines().next().is_some_and(|l| l.contains("enerated"))
+            {
                 wrong.push(format!("{name}: the first line must name the generator"));
             }
             continue;

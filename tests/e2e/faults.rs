@@ -32,7 +32,9 @@ fn kill_each(cluster: &mut Cluster) -> Result<()> {
         kill(pid, Signal::KILL).with_context(|| name.clone())?;
         cluster
             .wait("a new process", PATIENCE, || {
-                Ok(components()?.iter().any(|(other, new)| *other == name && *new != 0 && *new != pid))
+                Ok(components()?
+                    .iter()
+                    .any(|(other, new)| *other == name && *new != 0 && *new != pid))
             })
             .with_context(|| name.clone())?;
         converges(cluster).with_context(|| format!("after the death of {name}"))?;

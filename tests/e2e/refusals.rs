@@ -96,9 +96,7 @@ fn full_disk() -> Result<()> {
 
 fn with_tmpfs(path: &str, options: &str, test: impl FnOnce(&str) -> Result<()>) -> Result<()> {
     fs::create_dir_all(path)?;
-    crate::cluster::run(
-        Command::new("mount").args(["-t", "tmpfs", "-o", options, "tmpfs", path]),
-    )?;
+    crate::cluster::run(Command::new("mount").args(["-t", "tmpfs", "-o", options, "tmpfs", path]))?;
     let result = test(path);
     crate::cluster::run(Command::new("umount").arg(path))?;
     result

@@ -71,7 +71,8 @@ fn three_replicas(cluster: &mut Cluster) -> Result<()> {
 
 pub(super) fn available(cluster: &mut Cluster, name: &str, count: &str) -> Result<()> {
     cluster.wait("available replicas", Duration::from_secs(120), || {
-        let got = kubectl(&["get", "deployment", name, "-o", "jsonpath={.status.availableReplicas}"])?;
+        let got =
+            kubectl(&["get", "deployment", name, "-o", "jsonpath={.status.availableReplicas}"])?;
         ensure!(got == count, "{got:?} replicas are available");
         Ok(true)
     })
@@ -94,7 +95,9 @@ pub(super) fn fetch(url: &str) -> Result<String> {
 fn cluster_ip(cluster: &mut Cluster) -> Result<()> {
     let ip = kubectl(&["get", "service", "web", "-o", "jsonpath={.spec.clusterIP}"])?;
     let url = format!("http://{ip}/");
-    cluster.wait("an answer in the pod", PATIENCE, || Ok(fetch(&url)?.starts_with("hello from web-")))?;
+    cluster.wait("an answer in the pod", PATIENCE, || {
+        Ok(fetch(&url)?.starts_with("hello from web-"))
+    })?;
     let host = || run(Command::new("busybox").args(["wget", "-q", "-T", "5", "-O-", &url]));
     cluster.wait("an answer on the node", PATIENCE, || Ok(host()?.starts_with("hello from web-")))
 }
@@ -156,14 +159,19 @@ fn rollout(cluster: &mut Cluster) -> Result<()> {
         let now = pod_names()?;
         Ok(now.len() == 3 && now.iter().all(|name| !before.contains(name)))
     })?;
-    cluster.wait("the new answer", PATIENCE, || Ok(fetch("http://web/")?.starts_with("goodbye")))?;
+    cluster.wait(
+        "the new answer",
+        PATIENCE,
+        || Ok(fetch("http://web/")?.starts_with("goodbye")),
+    )?;
     let history = kubectl(&["rollout", "history", "deployment/web"])?;
     ensure!(history.contains('2'), "{history}");
     Ok(())
 }
 
 pub(super) fn pod_names() -> Result<Vec<String>> {
-    let text = kubectl(&["get", "pods", "-l", "app=web", "-o", "jsonpath={.items[*].metadata.name}"])?;
+    let text =
+        kubectl(&["get", "pods", "-l", "app=web", "-o", "jsonpath={.items[*].metadata.name}"])?;
     Ok(text.split_whitespace().map(str::to_owned).collect())
 }
 
