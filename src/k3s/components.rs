@@ -38,7 +38,9 @@ macro_rules! component {
 }
 
 /// All components, in the order they are listed to people.
-pub(crate) static COMPONENTS: &[Entry] = &[];
+pub(crate) static COMPONENTS: &[Entry] = &[
+    component!(k3s_flannel, CurrentThread, "Pod network of this node"),
+];
 
 /// The component with this name, with or without the `k3s-` prefix.
 pub(crate) fn find(name: &str) -> Option<&'static Entry> {
@@ -49,11 +51,10 @@ pub(crate) fn find(name: &str) -> Option<&'static Entry> {
 impl Entry {
     /// The component's command line.
     pub(crate) fn clap(&self) -> Command {
-        let command = Command::new(self.component.name)
+        (self.command)(Command::new(self.component.name))
             .about(self.about)
             .version(env!("CARGO_PKG_VERSION"))
-            .args_override_self(true);
-        (self.command)(command)
+            .args_override_self(true)
     }
 
     /// Runs the component in this process; `args` begins with the name.

@@ -34,6 +34,7 @@ fn main() -> ExitCode {
         daemon::supervise::ACTIVATE => {
             return fail(&daemon::supervise::activate(args.into_iter().skip(1)).into());
         }
+        "k3s-cni" | "loopback" => return k3s_flannel::cni::main(),
         "k3s-server" => args.splice(..1, ["k3s".into(), "server".into()]).for_each(drop),
         "kubectl" | "crictl" | "ctr" => {
             args.splice(..1, ["k3s".into(), name.into()]).for_each(drop);

@@ -266,18 +266,21 @@ impl Units {
     }
 }
 
-/// Makes the CNI plugin's folder: the plugin is this executable under another name.
+/// Makes the CNI plugins' folder: the plugins are this executable under other names.
 pub(crate) fn link_cni(node: &Node) -> Result<()> {
     let folder = node.paths.cni_bin();
     std::fs::create_dir_all(&folder).with_context(|| format!("creating {}", folder.display()))?;
     let program = std::env::current_exe().context("finding this executable")?;
-    let link = folder.join("k3s-cni");
-    if std::fs::read_link(&link).is_ok_and(|target| target == program) {
-        return Ok(());
+    for name in ["k3s-cni", "loopback"] {
+        let link = folder.join(name);
+        if std::fs::read_link(&link).is_ok_and(|target| target == program) {
+            continue;
+        }
+        let _ = std::fs::remove_file(&link);
+        std::os::unix::fs::symlink(&program, &link)
+            .with_context(|| format!("linking {}", link.display()))?;
     }
-    let _ = std::fs::remove_file(&link);
-    std::os::unix::fs::symlink(program, &link)
-        .with_context(|| format!("linking {}", link.display()))
+    Ok(())
 }
 
 fn flags<const N: usize>(pairs: [(&str, OsString); N]) -> Vec<OsString> {
