@@ -54,13 +54,13 @@ const CONFIG: &str = r#"<!DOCTYPE busconfig PUBLIC "-//freedesktop//DTD D-Bus Bu
   <auth>EXTERNAL</auth>
   <policy context="default">
     <deny user="*"/>
-    <deny own="*"/>
-  </policy>
-  <policy user="root">
     <allow user="root"/>
-    <allow own_prefix="io.k3s"/>
+    <deny own="*"/>
     <allow send_destination="*"/>
     <allow receive_sender="*"/>
+  </policy>
+  <policy user="root">
+    <allow own_prefix="io.k3s"/>
   </policy>
 </busconfig>
 "#;
