@@ -1,0 +1,96 @@
+//! JSON patch (RFC 6902) with upstream's bounds: operations, and bytes copied.
+
+use json_patch::PatchOperation;
+use serde_json::Value;
+
+use crate::json as parser;
+use crate::status::Status;
+
+const MAX_OPERATIONS: usize = 10_000;
+const MAX_COPIED_BYTES: usize = 3 * 1024 * 1024;
+
+/// Applies all operations or fails.
+pub fn apply(object: &mut Value, patch: &[u8]) -> Result<(), Status> {
+    let parsed = parser::parse(patch)
+        .map_err(|err| Status::bad_request(format!("error decoding patch: {err}")))?;
+    let Value::Array(operations) = parsed.value else {
+        let what = match parsed.value {
+            Value::Object(_) => "object",
+            Value::String(_) => "string",
+            Value::Number(_) => "number",
+            Value::Bool(_) => "bool",
+            _ => return Ok(()),
+        };
+        let text = format!(
+            "error decoding patch: json: cannot unmarshal {what} into Go value of type jsonpatch.Patch"
+        );
+        return Err(Status::bad_request(text));
+    };
+    if operations.len() > MAX_OPERATIONS {
+        return Err(Status::request_entity_too_large(format!(
+            "The allowed maximum operations in a JSON patch is {MAX_OPERATIONS}, got {}",
+            operations.len()
+        )));
+    }
+    let mut copied = 0;
+    for operation in operations {
+        let operation = serde_json::from_value::<PatchOperation>(operation)
+            .map_err(|_| Status::unprocessable())?;
+        if let PatchOperation::Copy(copy) = &operation {
+            let from = object.pointer(copy.from.as_str()).ok_or_else(Status::unprocessable)?;
+            copied += from.to_string().len();
+            if copied > MAX_COPIED_BYTES {
+                return Err(Status::unprocessable());
+            }
+        }
+        if missing_is_null(object, &operation) {
+            continue;
+        }
+        json_patch::patch_unsafe(object, &[operation]).map_err(|_| Status::unprocessable())?;
+    }
+    Ok(())
+}
+
+/// A test for null also passes where nothing is.
+fn missing_is_null(object: &Value, operation: &PatchOperation) -> bool {
+    match operation {
+        PatchOperation::Test(test) => {
+            test.value.is_null() && object.pointer(test.path.as_str()).is_none()
+        }
+        _ => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn operations_apply_in_order() {
+        let mut object = json!({"a": [1, 2]});
+        let patch = br#"[{"op":"add","path":"/a/-","value":3},{"op":"remove","path":"/a/0"},{"op":"copy","from":"/a","path":"/b"},{"op":"test","path":"/b/0","value":2}]"#;
+        apply(&mut object, patch).unwrap();
+        assert_eq!(object, json!({"a": [2, 3], "b": [2, 3]}));
+    }
+
+    #[test]
+    fn bad_patches_are_refused() {
+        let code = |patch: &str| apply(&mut json!({"a": [1]}), patch.as_bytes()).unwrap_err().code;
+        assert_eq!(code("{}"), 400);
+        assert_eq!(code("[{"), 400);
+        assert_eq!(code(r#"[{"op":"remove","path":"/x"}]"#), 422);
+        assert_eq!(code(r#"[{"op":"what","path":"/x"}]"#), 422);
+        assert_eq!(code(r#"[{"op":"remove","path":"/a/7"}]"#), 422);
+        let many = vec![r#"{"op":"add","path":"/z","value":1}"#; 10_001].join(",");
+        assert_eq!(code(&format!("[{many}]")), 413);
+    }
+
+    #[test]
+    fn copies_are_bounded() {
+        let copies = vec![r#"{"op":"copy","from":"","path":"/a"}"#; 5000].join(",");
+        let mut object = json!({"x": "y".repeat(100)});
+        assert_eq!(apply(&mut object, format!("[{copies}]").as_bytes()).unwrap_err().code, 422);
+    }
+}
