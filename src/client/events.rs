@@ -3,7 +3,7 @@
 //!
 //! Invariant: at most `QUEUE` events wait and `KNOWN` are remembered; what does not fit is dropped.
 
-use std::{collections::HashMap, time::Duration};
+use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use jiff::Timestamp;
 use serde_json::json;
@@ -64,19 +64,20 @@ impl ObjectReference {
 #[derive(Clone)]
 pub struct Recorder {
     queue: mpsc::Sender<Note>,
+    component: Arc<str>,
 }
 
 /// The other end of a [`Recorder`]: run it to write the events.
 pub struct EventSink {
     queue: mpsc::Receiver<Note>,
     rest: Rest,
-    component: String,
     host: String,
     known: HashMap<Identity, Written>,
     budgets: HashMap<(String, String), Budget>,
 }
 
 struct Note {
+    component: Arc<str>,
     about: ObjectReference,
     kind: EventType,
     reason: String,
@@ -111,12 +112,11 @@ pub fn recorder(client: kube::Client, component: &str, host: &str) -> (Recorder,
     let sink = EventSink {
         queue,
         rest: Rest::new(client),
-        component: component.to_owned(),
         host: host.to_owned(),
         known: HashMap::new(),
         budgets: HashMap::new(),
     };
-    (Recorder { queue: sender }, sink)
+    (Recorder { queue: sender, component: component.into() }, sink)
 }
 
 impl Recorder {
@@ -133,16 +133,27 @@ impl Recorder {
             let cut = (0..=MESSAGE_MAX).rev().find(|at| message.is_char_boundary(*at)).unwrap_or(0);
             message.truncate(cut);
         }
-        let note =
-            Note { about: about.clone(), kind, reason: reason.to_owned(), message, at: now() };
+        let note = Note {
+            component: Arc::clone(&self.component),
+            about: about.clone(),
+            kind,
+            reason: reason.to_owned(),
+            message,
+            at: now(),
+        };
         if self.queue.try_send(note).is_err() {
             tracing::debug!(reason, "Event queue was full, dropping the event");
         }
     }
 
+    /// The same recorder speaking for another part of the component (`source.component`).
+    pub fn named(&self, component: &str) -> Self {
+        Recorder { queue: self.queue.clone(), component: component.into() }
+    }
+
     /// A recorder that drops everything: for tests.
     pub fn discarding() -> Self {
-        Recorder { queue: mpsc::channel(1).0 }
+        Recorder { queue: mpsc::channel(1).0, component: "".into() }
     }
 }
 
@@ -263,7 +274,7 @@ impl EventSink {
                 involved[part] = json!(value);
             }
         }
-        let mut source = json!({"component": self.component});
+        let mut source = json!({"component": &*note.component});
         if !self.host.is_empty() {
             source["host"] = json!(self.host);
         }
@@ -279,7 +290,7 @@ impl EventSink {
             "reason": note.reason, "message": note.message, "type": kind, "count": 1,
             "firstTimestamp": at, "lastTimestamp": at,
             "source": source,
-            "reportingComponent": self.component, "reportingInstance": self.host,
+            "reportingComponent": &*note.component, "reportingInstance": self.host,
         })
     }
 }

@@ -9,7 +9,10 @@
 
 use std::{
     collections::BTreeSet,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
     time::Duration,
 };
 
@@ -96,6 +99,8 @@ struct Shared<T> {
     selection: Selection,
     metadata_only: bool,
     lister: Lister<T>,
+    /// The newest resource version that the watch has delivered.
+    seen_version: AtomicU64,
     handlers: Mutex<Vec<Handler<T>>>,
     synced: watch::Sender<bool>,
     changes: watch::Sender<u64>,
@@ -150,6 +155,7 @@ impl<T: HasMeta + DeserializeOwned + Send + Sync + 'static> Reflector<T> {
             selection,
             metadata_only,
             lister: Lister::empty(),
+            seen_version: AtomicU64::new(0),
             handlers: Mutex::default(),
             synced: watch::Sender::new(false),
             changes: watch::Sender::new(0),
@@ -194,6 +200,29 @@ impl<T: HasMeta + DeserializeOwned + Send + Sync + 'static> Reflector<T> {
         let mut synced = self.shared.synced.subscribe();
         // The sender lives as long as self, so the wait can't fail.
         let _ = synced.wait_for(|synced| *synced).await;
+    }
+
+    /// Takes the answer of a write into the cache before the watch delivers it, so that the next
+    /// decision sees it. An answer that the watch has passed already is ignored.
+    pub fn observe(&self, object: T) {
+        let version = version(object.meta());
+        if version <= self.shared.seen_version.load(Ordering::Relaxed) {
+            return;
+        }
+        let known = self.shared.lister.get(&object.meta().key());
+        if known.is_none_or(|known| self::version(known.meta()) < version) {
+            self.store(object);
+        }
+    }
+
+    /// Takes a deletion that the server confirmed into the cache.
+    pub fn observe_deleted(&self, key: &Key, uid: &str) {
+        let known = self.shared.lister.get(key);
+        if known.is_some_and(|known| known.meta().uid == uid)
+            && let Some(event) = self.shared.lister.remove(key)
+        {
+            self.notify(&event);
+        }
     }
 
     /// Lists and watches until `stop`.
@@ -269,6 +298,7 @@ impl<T: HasMeta + DeserializeOwned + Send + Sync + 'static> Reflector<T> {
                 self.store(object);
             }
             if list.metadata.continue_token.is_empty() {
+                self.passed(&list.metadata.resource_version);
                 self.finish(&seen);
                 return Ok(list.metadata.resource_version);
             }
@@ -343,7 +373,13 @@ impl<T: HasMeta + DeserializeOwned + Send + Sync + 'static> Reflector<T> {
                     Some(seen) => {
                         seen.insert(object.meta().key());
                     }
-                    None => at.resource_version.clone_from(&object.meta().resource_version),
+                    None => {
+                        at.resource_version.clone_from(&object.meta().resource_version);
+                        self.passed(&at.resource_version);
+                        if self.knows_newer(&object) {
+                            return Ok(None);
+                        }
+                    }
                 }
                 self.store(object);
             }
@@ -353,7 +389,13 @@ impl<T: HasMeta + DeserializeOwned + Send + Sync + 'static> Reflector<T> {
                     Some(seen) => {
                         seen.remove(&object.meta().key());
                     }
-                    None => at.resource_version.clone_from(&object.meta().resource_version),
+                    None => {
+                        at.resource_version.clone_from(&object.meta().resource_version);
+                        self.passed(&at.resource_version);
+                        if self.knows_newer(&object) {
+                            return Ok(None);
+                        }
+                    }
                 }
                 if let Some(event) = self.shared.lister.remove(&object.meta().key()) {
                     // Handlers get the last state that the server reported.
@@ -369,9 +411,11 @@ impl<T: HasMeta + DeserializeOwned + Send + Sync + 'static> Reflector<T> {
                     serde_json::from_str(raw.object.get()).map_err(Error::SerdeError)?;
                 let ends = bookmark.metadata.annotations.contains_key(INITIAL_EVENTS_END);
                 if ends && let Some(seen) = seen.take() {
+                    self.passed(&bookmark.metadata.resource_version);
                     self.finish(&seen);
                 }
                 if seen.is_none() {
+                    self.passed(&bookmark.metadata.resource_version);
                     at.resource_version = bookmark.metadata.resource_version;
                 }
             }
@@ -385,6 +429,18 @@ impl<T: HasMeta + DeserializeOwned + Send + Sync + 'static> Reflector<T> {
             other => tracing::debug!(event = other, "Watch event of unknown type, ignoring"),
         }
         Ok(None)
+    }
+
+    fn passed(&self, version: &str) {
+        if let Ok(version) = version.parse() {
+            self.shared.seen_version.store(version, Ordering::Relaxed);
+        }
+    }
+
+    /// Whether an observed write is ahead of this watch event, or this is about a predecessor.
+    fn knows_newer(&self, object: &T) -> bool {
+        let known = self.shared.lister.get(&object.meta().key());
+        known.is_some_and(|known| version(known.meta()) > version(object.meta()))
     }
 
     fn store(&self, object: T) {
@@ -486,6 +542,10 @@ impl Lines {
             }
         }
     }
+}
+
+fn version(meta: &crate::meta::Meta) -> u64 {
+    meta.resource_version.parse().unwrap_or(0)
 }
 
 fn api_error(code: u16, text: &[u8]) -> Error {

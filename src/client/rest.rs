@@ -159,6 +159,26 @@ impl Rest {
         self.delete_with(of, key, delete_options(propagation, preconditions)).await
     }
 
+    /// Deletes an object and returns it as the server answered: marked for deletion, or as it was
+    /// last; `None` when the server answered with a mere `Status`.
+    pub async fn delete_returning<T: DeserializeOwned>(
+        &self,
+        of: &Resource,
+        key: &Key,
+        propagation: Propagation,
+        preconditions: Preconditions<'_>,
+    ) -> Result<Option<T>, Error> {
+        let options = delete_options(propagation, preconditions);
+        let body = serde_json::to_vec(&options).map_err(Error::SerdeError)?;
+        let path = of.object(key, "");
+        let answer: serde_json::Value =
+            self.send(Method::DELETE, &path, "application/json", body).await?;
+        if answer["kind"] == "Status" {
+            return Ok(None);
+        }
+        serde_json::from_value(answer).map(Some).map_err(Error::SerdeError)
+    }
+
     /// Deletes an object with these `DeleteOptions`.
     pub async fn delete_with(
         &self,

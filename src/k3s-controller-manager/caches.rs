@@ -1,0 +1,229 @@
+//! The reflectors that all controllers share: each resource is watched once per process.
+
+use std::sync::Arc;
+
+use client::{HasMeta, Index, Key, Lister, Reflector, Resource, Selection};
+use serde::de::DeserializeOwned;
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+use crate::types::{
+    Budget, ConfigMap, CronJob, DaemonSet, Deployment, EndpointSlice, Endpoints, Job, Lease,
+    Namespace, Node, Partial, Pod, ReplicaSet, Revision, Service, StatefulSet,
+};
+
+pub(crate) static PODS: Resource = Resource::namespaced("", "v1", "pods", "Pod");
+pub(crate) static NODES: Resource = Resource::cluster("", "v1", "nodes", "Node");
+pub(crate) static NAMESPACES: Resource = Resource::cluster("", "v1", "namespaces", "Namespace");
+pub(crate) static SERVICES: Resource = Resource::namespaced("", "v1", "services", "Service");
+pub(crate) static ENDPOINTS: Resource = Resource::namespaced("", "v1", "endpoints", "Endpoints");
+pub(crate) static CONFIG_MAPS: Resource = Resource::namespaced("", "v1", "configmaps", "ConfigMap");
+pub(crate) static SERVICE_ACCOUNTS: Resource =
+    Resource::namespaced("", "v1", "serviceaccounts", "ServiceAccount");
+pub(crate) static REPLICATION_CONTROLLERS: Resource =
+    Resource::namespaced("", "v1", "replicationcontrollers", "ReplicationController");
+pub(crate) static REPLICA_SETS: Resource =
+    Resource::namespaced("apps", "v1", "replicasets", "ReplicaSet");
+pub(crate) static DEPLOYMENTS: Resource =
+    Resource::namespaced("apps", "v1", "deployments", "Deployment");
+pub(crate) static DAEMON_SETS: Resource =
+    Resource::namespaced("apps", "v1", "daemonsets", "DaemonSet");
+pub(crate) static STATEFUL_SETS: Resource =
+    Resource::namespaced("apps", "v1", "statefulsets", "StatefulSet");
+pub(crate) static REVISIONS: Resource =
+    Resource::namespaced("apps", "v1", "controllerrevisions", "ControllerRevision");
+pub(crate) static JOBS: Resource = Resource::namespaced("batch", "v1", "jobs", "Job");
+pub(crate) static CRON_JOBS: Resource = Resource::namespaced("batch", "v1", "cronjobs", "CronJob");
+pub(crate) static SLICES: Resource =
+    Resource::namespaced("discovery.k8s.io", "v1", "endpointslices", "EndpointSlice");
+pub(crate) static LEASES: Resource =
+    Resource::namespaced("coordination.k8s.io", "v1", "leases", "Lease");
+pub(crate) static BUDGETS: Resource =
+    Resource::namespaced("policy", "v1", "poddisruptionbudgets", "PodDisruptionBudget");
+
+/// Every shared reflector.
+pub(crate) struct Caches {
+    pub pods: Reflector<Pod>,
+    /// Pods by the uid of their controller, or by `orphan/<namespace>` when they have none.
+    pub pods_by_owner: Index,
+    pub pods_by_node: Index,
+    pub nodes: Reflector<Node>,
+    pub namespaces: Reflector<Namespace>,
+    pub services: Reflector<Service>,
+    pub endpoints: Reflector<Endpoints>,
+    pub slices: Reflector<EndpointSlice>,
+    /// Slices by `<namespace>/<service>`.
+    pub slices_by_service: Index,
+    /// Only the ServiceAccounts named `default`.
+    pub service_accounts: Reflector<Partial>,
+    /// Only the ConfigMaps named `kube-root-ca.crt`.
+    pub root_cas: Reflector<ConfigMap>,
+    pub replica_sets: Reflector<ReplicaSet>,
+    pub replica_sets_by_owner: Index,
+    pub replication_controllers: Reflector<ReplicaSet>,
+    pub deployments: Reflector<Deployment>,
+    pub daemon_sets: Reflector<DaemonSet>,
+    pub stateful_sets: Reflector<StatefulSet>,
+    pub revisions: Reflector<Revision>,
+    pub revisions_by_owner: Index,
+    pub jobs: Reflector<Job>,
+    pub jobs_by_owner: Index,
+    pub cron_jobs: Reflector<CronJob>,
+    pub node_leases: Reflector<Lease>,
+    pub budgets: Reflector<Budget>,
+}
+
+impl Caches {
+    pub(crate) fn new(client: &kube::Client) -> Self {
+        let pods: Reflector<Pod> = all(client, &PODS);
+        let pods_by_owner = pods.add_index(owner_terms);
+        let pods_by_node = pods.add_index(|pod| {
+            if pod.spec.node_name.is_empty() { vec![] } else { vec![pod.spec.node_name.clone()] }
+        });
+        let slices: Reflector<EndpointSlice> = all(client, &SLICES);
+        let slices_by_service = slices.add_index(|slice| {
+            let service = slice.metadata.labels.get("kubernetes.io/service-name");
+            service.map(|name| format!("{}/{name}", slice.metadata.namespace)).into_iter().collect()
+        });
+        let replica_sets: Reflector<ReplicaSet> = all(client, &REPLICA_SETS);
+        let replica_sets_by_owner = replica_sets.add_index(owner_terms);
+        let revisions: Reflector<Revision> = all(client, &REVISIONS);
+        let revisions_by_owner = revisions.add_index(owner_terms);
+        let jobs: Reflector<Job> = all(client, &JOBS);
+        let jobs_by_owner = jobs.add_index(owner_terms);
+        Caches {
+            pods,
+            pods_by_owner,
+            pods_by_node,
+            nodes: all(client, &NODES),
+            namespaces: all(client, &NAMESPACES),
+            services: all(client, &SERVICES),
+            endpoints: all(client, &ENDPOINTS),
+            slices,
+            slices_by_service,
+            service_accounts: named(client, &SERVICE_ACCOUNTS, "default"),
+            root_cas: named(client, &CONFIG_MAPS, "kube-root-ca.crt"),
+            replica_sets,
+            replica_sets_by_owner,
+            replication_controllers: all(client, &REPLICATION_CONTROLLERS),
+            deployments: all(client, &DEPLOYMENTS),
+            daemon_sets: all(client, &DAEMON_SETS),
+            stateful_sets: all(client, &STATEFUL_SETS),
+            revisions,
+            revisions_by_owner,
+            jobs,
+            jobs_by_owner,
+            cron_jobs: all(client, &CRON_JOBS),
+            node_leases: Reflector::selecting(
+                client.clone(),
+                LEASES.clone(),
+                Selection { namespace: "kube-node-lease".into(), ..Selection::default() },
+            ),
+            budgets: all(client, &BUDGETS),
+        }
+    }
+
+    /// Runs every reflector in `tasks`.
+    pub(crate) fn start(&self, tasks: &mut JoinSet<()>, stop: &CancellationToken) {
+        macro_rules! start {
+            ($($field:ident),* $(,)?) => {
+                $(tasks.spawn(self.$field.clone().run(stop.clone()));)*
+            };
+        }
+        start!(
+            pods,
+            nodes,
+            namespaces,
+            services,
+            endpoints,
+            slices,
+            service_accounts,
+            root_cas,
+            replica_sets,
+            replication_controllers,
+            deployments,
+            daemon_sets,
+            stateful_sets,
+            revisions,
+            jobs,
+            cron_jobs,
+            node_leases,
+            budgets,
+        );
+    }
+
+    /// Waits until every reflector knows the initial state.
+    pub(crate) async fn synced(&self) {
+        macro_rules! synced {
+            ($($field:ident),* $(,)?) => {
+                $(self.$field.synced().await;)*
+            };
+        }
+        synced!(
+            pods,
+            nodes,
+            namespaces,
+            services,
+            endpoints,
+            slices,
+            service_accounts,
+            root_cas,
+            replica_sets,
+            replication_controllers,
+            deployments,
+            daemon_sets,
+            stateful_sets,
+            revisions,
+            jobs,
+            cron_jobs,
+            node_leases,
+            budgets,
+        );
+    }
+}
+
+/// The objects that a controller owns, and those of its namespace that nobody controls.
+pub(crate) fn owned_and_orphans<T: HasMeta>(
+    lister: &Lister<T>,
+    by_owner: Index,
+    uid: &str,
+    namespace: &str,
+) -> Vec<Arc<T>> {
+    let mut found = lister.by_index(by_owner, uid);
+    found.extend(lister.by_index(by_owner, &orphans_of(namespace)));
+    found
+}
+
+/// The key of the object's controller when that is of this kind.
+pub(crate) fn controller_key(object: &impl HasMeta, kind: &str) -> Option<Key> {
+    let meta = object.meta();
+    let owner = meta.controller().filter(|owner| owner.kind == kind)?;
+    Some(Key::new(meta.namespace.clone(), owner.name.clone()))
+}
+
+fn owner_terms<T: HasMeta>(object: &T) -> Vec<String> {
+    let meta = object.meta();
+    vec![match meta.controller() {
+        Some(owner) => owner.uid.clone(),
+        None => orphans_of(&meta.namespace),
+    }]
+}
+
+fn orphans_of(namespace: &str) -> String {
+    format!("orphan/{namespace}")
+}
+
+fn all<T>(client: &kube::Client, resource: &Resource) -> Reflector<T>
+where
+    T: HasMeta + DeserializeOwned + Send + Sync + 'static,
+{
+    Reflector::new(client.clone(), resource.clone())
+}
+
+fn named<T>(client: &kube::Client, resource: &Resource, name: &str) -> Reflector<T>
+where
+    T: HasMeta + DeserializeOwned + Send + Sync + 'static,
+{
+    let selection = Selection { fields: format!("metadata.name={name}"), ..Selection::default() };
+    Reflector::selecting(client.clone(), resource.clone(), selection)
+}

@@ -1,0 +1,26 @@
+//! The table of controllers, in upstream's names.
+
+mod deployment;
+mod dns;
+mod endpoints;
+mod endpointslice;
+mod namespace;
+mod nodeipam;
+mod replicaset;
+mod root_ca;
+mod serviceaccount;
+
+use crate::Controller;
+
+/// Every controller of this process.
+pub(crate) static CONTROLLERS: &[Controller] = &[
+    Controller { name: "namespace-controller", start: namespace::start },
+    Controller { name: "serviceaccount-controller", start: serviceaccount::start },
+    Controller { name: "root-ca-certificate-publisher-controller", start: root_ca::start },
+    Controller { name: "replicaset-controller", start: replicaset::start },
+    Controller { name: "deployment-controller", start: deployment::start },
+    Controller { name: "endpointslice-controller", start: endpointslice::start },
+    Controller { name: "endpoints-controller", start: endpoints::start },
+    Controller { name: "node-ipam-controller", start: nodeipam::start },
+    Controller { name: "cluster-dns-controller", start: dns::start },
+];

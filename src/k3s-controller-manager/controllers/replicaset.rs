@@ -1,0 +1,270 @@
+//! ReplicaSets: as many pods as asked for, the least valuable removed first.
+
+use std::{cmp::Reverse, sync::Arc, time::Duration};
+
+use anyhow::{Context, Result};
+use client::{Action, HasMeta, Key, Patch, WorkQueue, is_not_found, now};
+use jiff::Timestamp;
+use serde_json::json;
+
+use crate::{
+    Cx, Running,
+    caches::{REPLICA_SETS, controller_key, owned_and_orphans},
+    ownership::claim_all,
+    pod_control::{self, Owner},
+    types::{Condition, Pod, ReplicaSet, ReplicaSetStatus, condition},
+    workers,
+};
+
+const NAME: &str = "replicaset-controller";
+const WORKERS: usize = 8;
+const BURST: usize = 500;
+const DELETION_COST: &str = "controller.kubernetes.io/pod-deletion-cost";
+
+/// What the number of pods needs.
+#[derive(Debug)]
+pub(crate) enum Step {
+    Nothing,
+    Create(usize),
+    Delete(Vec<Arc<Pod>>),
+}
+
+pub(crate) fn start(cx: &Cx) -> Running {
+    let queue = WorkQueue::new();
+    let filled = queue.clone();
+    cx.caches.replica_sets.on_event(move |event| filled.add(event.object().metadata.key()));
+    let (filled, sets) = (queue.clone(), cx.caches.replica_sets.lister());
+    cx.caches.pods.on_event(move |event| {
+        for pod in event.old().into_iter().chain([event.object()]) {
+            if let Some(key) = controller_key(pod.as_ref(), "ReplicaSet") {
+                filled.add(key);
+            } else if pod.meta().controller().is_none() && !pod.metadata.labels.is_empty() {
+                for set in sets.namespaced(&pod.metadata.namespace) {
+                    if set.spec.selector.matches(&pod.metadata.labels) {
+                        filled.add(set.metadata.key());
+                    }
+                }
+            }
+        }
+    });
+    let shared = Arc::new(cx.clone());
+    workers(cx, NAME, WORKERS, &queue, move |key| {
+        let cx = Arc::clone(&shared);
+        async move { reconcile(&cx, &key).await }
+    })
+}
+
+async fn reconcile(cx: &Cx, key: &Key) -> Result<Action> {
+    let Some(set) = cx.caches.replica_sets.lister().get(key) else { return Ok(Action::Done) };
+    let caches = &cx.caches;
+    let candidates: Vec<Arc<Pod>> = owned_and_orphans(
+        &caches.pods.lister(),
+        caches.pods_by_owner,
+        &set.metadata.uid,
+        &key.namespace,
+    )
+    .into_iter()
+    .filter(|pod| !pod.is_finished())
+    .collect();
+    let owner = (&REPLICA_SETS, &set.metadata);
+    let claimed = claim_all(cx, owner, &set.spec.selector, &caches.pods, candidates).await?;
+    let active: Vec<Arc<Pod>> = claimed.into_iter().filter(|pod| pod.is_active()).collect();
+
+    let recorder = cx.recorder.named(NAME);
+    let owner = Owner { resource: &REPLICA_SETS, meta: &set.metadata, recorder: &recorder };
+    let mut failure = Ok(());
+    if !set.metadata.is_deleting() {
+        failure = perform(cx, &owner, &set, plan(set.replicas(), &active)).await;
+    }
+    // Counted anew: what was just made or deleted is in the cache.
+    let pods: Vec<Arc<Pod>> = caches
+        .pods
+        .lister()
+        .by_index(caches.pods_by_owner, &set.metadata.uid)
+        .into_iter()
+        .filter(|pod| pod.is_active() && set.spec.selector.matches(&pod.metadata.labels))
+        .collect();
+    let status = status(&set, &pods, failure.as_ref().err(), now());
+    write_status(cx, &set, &status).await?;
+    failure?;
+    Ok(next_available(&pods, set.spec.min_ready_seconds, now()))
+}
+
+async fn perform(cx: &Cx, owner: &Owner<'_>, set: &ReplicaSet, step: Step) -> Result<()> {
+    match step {
+        Step::Nothing => Ok(()),
+        Step::Create(count) => {
+            let pod = pod_control::from_template(set.spec.template.as_ref(), owner)?;
+            pod_control::create_many(cx, owner, vec![pod; count]).await.1
+        }
+        Step::Delete(pods) => pod_control::delete_many(cx, owner, pods).await,
+    }
+}
+
+/// How many pods to make, or which to delete.
+pub(crate) fn plan(replicas: i32, active: &[Arc<Pod>]) -> Step {
+    let want = usize::try_from(replicas).unwrap_or(0);
+    if active.len() < want {
+        return Step::Create((want - active.len()).min(BURST));
+    }
+    if active.len() == want {
+        return Step::Nothing;
+    }
+    let mut ranked = active.to_vec();
+    let crowd = |pod: &Pod| {
+        active
+            .iter()
+            .filter(|it| !it.spec.node_name.is_empty() && it.spec.node_name == pod.spec.node_name)
+            .count()
+    };
+    ranked.sort_by_cached_key(|pod| deletion_rank(pod, crowd(pod)));
+    ranked.truncate((active.len() - want).min(BURST));
+    Step::Delete(ranked)
+}
+
+type Rank =
+    (bool, u8, bool, i64, Reverse<usize>, Reverse<Timestamp>, Reverse<i32>, Reverse<Timestamp>);
+
+/// Smaller is deleted sooner: unassigned, pending, not ready, cheap, crowded, ready only lately,
+/// often restarted, young.
+fn deletion_rank(pod: &Pod, crowd: usize) -> Rank {
+    let phase = match pod.status.phase.as_str() {
+        "Pending" | "" => 0,
+        "Unknown" => 1,
+        _ => 2,
+    };
+    let cost = pod.metadata.annotation(DELETION_COST).and_then(|it| it.parse().ok()).unwrap_or(0);
+    (
+        !pod.spec.node_name.is_empty(),
+        phase,
+        pod.is_ready(),
+        cost,
+        Reverse(crowd),
+        Reverse(pod.ready_since().unwrap_or(Timestamp::UNIX_EPOCH)),
+        Reverse(pod.restarts()),
+        Reverse(pod.metadata.created()),
+    )
+}
+
+/// When the next ready pod becomes available by the passing of time.
+pub(crate) fn next_available(pods: &[Arc<Pod>], min_ready_seconds: i32, now: Timestamp) -> Action {
+    let waits =
+        pods.iter().filter(|pod| !pod.is_available(min_ready_seconds, now)).filter_map(|pod| {
+            let ready = now.duration_since(pod.ready_since()?).as_secs();
+            u64::try_from(i64::from(min_ready_seconds) - ready).ok()
+        });
+    waits.min().map_or(Action::Done, |wait| Action::RequeueAfter(Duration::from_secs(wait.max(1))))
+}
+
+/// The status for these active pods.
+fn status(
+    set: &ReplicaSet,
+    pods: &[Arc<Pod>],
+    failure: Option<&anyhow::Error>,
+    now: Timestamp,
+) -> ReplicaSetStatus {
+    let template: serde_json::Value = set
+        .spec
+        .template
+        .as_ref()
+        .and_then(|raw| serde_json::from_str(raw.get()).ok())
+        .unwrap_or_default();
+    let labels = template.pointer("/metadata/labels").and_then(|it| it.as_object());
+    let fully = |pod: &Pod| {
+        labels.is_none_or(|labels| {
+            labels.iter().all(|(key, value)| {
+                pod.metadata.labels.get(key).map(String::as_str) == value.as_str()
+            })
+        })
+    };
+    let count = |test: &dyn Fn(&Pod) -> bool| {
+        i32::try_from(pods.iter().filter(|pod| test(pod)).count()).unwrap_or(i32::MAX)
+    };
+    let mut conditions = set.status.conditions.clone();
+    match failure {
+        None => conditions.retain(|it| it.kind != "ReplicaFailure"),
+        Some(err) if condition(&conditions, "ReplicaFailure").is_none() => {
+            let reason = if pods.len() < usize::try_from(set.replicas()).unwrap_or(0) {
+                "FailedCreate"
+            } else {
+                "FailedDelete"
+            };
+            let message = err.root_cause().to_string();
+            let mut failed = Condition::new("ReplicaFailure", "True", reason, message);
+            failed.last_transition_time = Some(client::Time(now));
+            conditions.push(failed);
+        }
+        Some(_) => {}
+    }
+    ReplicaSetStatus {
+        replicas: count(&|_| true),
+        fully_labeled_replicas: count(&fully),
+        ready_replicas: count(&|pod| pod.is_ready()),
+        available_replicas: count(&|pod| pod.is_available(set.spec.min_ready_seconds, now)),
+        observed_generation: set.metadata.generation,
+        conditions,
+    }
+}
+
+async fn write_status(cx: &Cx, set: &ReplicaSet, status: &ReplicaSetStatus) -> Result<()> {
+    if set.status == *status {
+        return Ok(());
+    }
+    let key = set.metadata.key();
+    let body = json!({
+        "metadata": {"uid": set.metadata.uid},
+        "status": status,
+    });
+    match cx.rest.patch::<ReplicaSet>(&REPLICA_SETS, &key, "status", Patch::Merge, &body).await {
+        Ok(set) => cx.caches.replica_sets.observe(set),
+        Err(err) if is_not_found(&err) => {}
+        Err(err) => return Err(err).with_context(|| format!("updating status of {key}")),
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn pod(name: &str, node: &str, phase: &str, ready: bool, cost: i64) -> Arc<Pod> {
+        let mut pod = Pod::default();
+        pod.metadata.name = name.into();
+        pod.metadata.annotations.insert(DELETION_COST.into(), cost.to_string());
+        pod.spec.node_name = node.into();
+        pod.status.phase = phase.into();
+        if ready {
+            pod.status.conditions.push(Condition::new("Ready", "True", "", ""));
+        }
+        Arc::new(pod)
+    }
+
+    #[test]
+    fn the_least_valuable_pods_are_deleted() {
+        let pods = [
+            pod("ready", "n1", "Running", true, 0),
+            pod("cheap", "n2", "Running", true, -5),
+            pod("starting", "n3", "Running", false, 0),
+            pod("pending", "n3", "Pending", false, 0),
+            pod("unassigned", "", "Pending", false, 9),
+        ];
+        let want = ["unassigned", "pending", "starting", "cheap", "ready"];
+        for keep in 0..5_i32 {
+            let Step::Delete(gone) = plan(keep, &pods) else { panic!("nothing to delete") };
+            let names: Vec<&str> = gone.iter().map(|pod| pod.metadata.name.as_str()).collect();
+            assert_eq!(names, want[..5 - usize::try_from(keep).unwrap()]);
+        }
+        assert!(matches!(plan(5, &pods), Step::Nothing));
+        assert!(matches!(plan(7, &pods), Step::Create(2)));
+    }
+
+    #[test]
+    fn status_counts_what_is_ready_and_available() {
+        let set = ReplicaSet::default();
+        let pods = [pod("a", "n", "Running", true, 0), pod("b", "n", "Running", false, 0)];
+        let found = status(&set, &pods, None, now());
+        assert_eq!((found.replicas, found.ready_replicas, found.available_replicas), (2, 1, 1));
+        let failed = status(&set, &pods, Some(&anyhow::anyhow!("quota")), now());
+        assert_eq!(failed.conditions[0].message, "quota");
+    }
+}
