@@ -14,7 +14,8 @@ use super::Step;
 use super::workload::fetch;
 use crate::cluster::{Cluster, PATIENCE, apply, k3s, kubectl, run};
 
-pub(super) const STEPS: &[Step] = &[("pods reach a pod of a second node through VXLAN", second_node)];
+pub(super) const STEPS: &[Step] =
+    &[("pods reach a pod of a second node through VXLAN", second_node)];
 
 const SOCKET: &str = "/run/k3s-two/cni.sock";
 
@@ -67,10 +68,18 @@ fn ping(cluster: &mut Cluster) -> Result<()> {
     fs::create_dir_all("/run/k3s-two/www")?;
     fs::write("/run/k3s-two/www/index.html", "hello from node two")?;
     run(Command::new("nsenter").args([
-        "--net=/run/netns/pod-two", "busybox", "httpd", "-p", "8080", "-h", "/run/k3s-two/www",
+        "--net=/run/netns/pod-two",
+        "busybox",
+        "httpd",
+        "-p",
+        "8080",
+        "-h",
+        "/run/k3s-two/www",
     ]))?;
     let url = format!("http://{address}:8080/");
-    cluster.wait("an answer across the mesh", PATIENCE, || Ok(fetch(&url)? == "hello from node two"))?;
+    cluster.wait("an answer across the mesh", PATIENCE, || {
+        Ok(fetch(&url)? == "hello from node two")
+    })?;
     let statistics = run(Command::new("ip").args(["-s", "-j", "link", "show", "flannel.1"]))?;
     let statistics: serde_json::Value = serde_json::from_str(&statistics)?;
     let sent = statistics[0]["stats64"]["tx"]["packets"].as_u64().unwrap_or(0);
