@@ -40,8 +40,11 @@ macro_rules! component {
 }
 
 /// All components, in the order they are listed to people.
-pub(crate) static COMPONENTS: &[Entry] =
-    &[component!(k3s_flannel, CurrentThread, "Pod network of this node")];
+pub(crate) static COMPONENTS: &[Entry] = &[
+    component!(k3s_store, CurrentThread, "Datastore: the etcd v3 API over SQLite"),
+    component!(k3s_controller_manager, CurrentThread, "Controllers of the cluster"),
+    component!(k3s_flannel, CurrentThread, "Pod network of this node"),
+];
 
 /// The component with this name, with or without the `k3s-` prefix.
 pub(crate) fn find(name: &str) -> Option<&'static Entry> {
