@@ -366,11 +366,7 @@ impl<'a> Apply<'a> {
                 Some(Request::Range(r)) => Response::Range(self.range(r)?),
                 Some(Request::Put(r)) => Response::Put(self.put(r)?),
                 Some(Request::DeleteRange(r)) => Response::DeleteRange(self.delete_range(r)?),
-                Some(Request::Txn(r)) => {
-                    let answer = self.txn(r, path)?;
-                    // etcd leaves the revision of a nested answer at 0.
-                    Response::Txn(TxnResponse { header: Some(ResponseHeader::default()), ..answer })
-                }
+                Some(Request::Txn(r)) => Response::Txn(self.txn(r, path)?),
                 None => continue,
             };
             responses.push(response.into());

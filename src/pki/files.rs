@@ -7,26 +7,12 @@ use std::path::Path;
 
 use anyhow::{Context, Result};
 
-/// Whether a file must outlive a loss of power, or can be made again.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Durability {
-    /// On the disk when the call returns: two fsyncs.
-    Durable,
-    /// Whole or absent after a crash of the process; after a loss of power it is made again.
-    Derived,
-}
-
 /// Replaces `path` by `content` with these permission bits, durably, making its folder (0700).
 pub fn write_atomic(path: &Path, content: &[u8], mode: u32) -> Result<()> {
-    write_with(path, content, mode, Durability::Durable)
+    replace(path, content, mode).with_context(|| format!("writing {}", path.display()))
 }
 
-/// Replaces `path` by `content` with these permission bits, making its folder (0700).
-pub fn write_with(path: &Path, content: &[u8], mode: u32, durability: Durability) -> Result<()> {
-    replace(path, content, mode, durability).with_context(|| format!("writing {}", path.display()))
-}
-
-fn replace(path: &Path, content: &[u8], mode: u32, durability: Durability) -> io::Result<()> {
+fn replace(path: &Path, content: &[u8], mode: u32) -> io::Result<()> {
     let folder = path.parent().unwrap_or(Path::new("/"));
     if !folder.exists() {
         fs::create_dir_all(folder)?;
@@ -42,16 +28,12 @@ fn replace(path: &Path, content: &[u8], mode: u32, durability: Durability) -> io
         .mode(mode)
         .open(&temporary)?;
     file.set_permissions(fs::Permissions::from_mode(mode))?;
-    let durable = durability == Durability::Durable;
-    let written = file.write_all(content).and_then(|()| match durable {
-        true => file.sync_all(),
-        false => Ok(()),
-    });
+    let written = file.write_all(content).and_then(|()| file.sync_all());
     if let Err(err) = written.and_then(|()| fs::rename(&temporary, path)) {
         let _ = fs::remove_file(&temporary);
         return Err(err);
     }
-    if durable { fs::File::open(folder)?.sync_all() } else { Ok(()) }
+    fs::File::open(folder)?.sync_all()
 }
 
 /// The file's text, `None` when there is no such file.
