@@ -33,9 +33,7 @@ pub(super) const CONTROLLER_ROLES: &[Role] = &[
     },
     Role {
         name: "system:controller:clusterrole-aggregation-controller",
-        rules: &[
-            "rbac.authorization.k8s.io clusterroles escalate,get,list,patch,update,watch",
-        ],
+        rules: &["rbac.authorization.k8s.io clusterroles escalate,get,list,patch,update,watch"],
     },
     Role {
         name: "system:controller:cronjob-controller",
@@ -278,10 +276,7 @@ pub(super) const CONTROLLER_ROLES: &[Role] = &[
     },
     Role {
         name: "system:controller:root-ca-cert-publisher",
-        rules: &[
-            "core configmaps create,update",
-            "core,events.k8s.io events create,patch,update",
-        ],
+        rules: &["core configmaps create,update", "core,events.k8s.io events create,patch,update"],
     },
     Role {
         name: "system:controller:route-controller",
@@ -303,10 +298,7 @@ pub(super) const CONTROLLER_ROLES: &[Role] = &[
     },
     Role {
         name: "system:controller:service-account-controller",
-        rules: &[
-            "core serviceaccounts create",
-            "core,events.k8s.io events create,patch,update",
-        ],
+        rules: &["core serviceaccounts create", "core,events.k8s.io events create,patch,update"],
     },
     Role {
         name: "system:controller:service-cidrs-controller",

@@ -49,15 +49,38 @@ const EVERYONE: &[&str] = &["g:system:unauthenticated", "g:system:authenticated"
 const LEASES: &[&str] = &["leases"];
 
 const SCHEMAS: &[Schema] = &[
-    Schema { name: "exempt", precedence: 1, level: "exempt", by: None, subjects: &["g:system:masters"], rules: Rules::Everything },
-    Schema { name: "probes", precedence: 2, level: "exempt", by: None, subjects: EVERYONE, rules: Rules::Urls(&["/healthz", "/readyz", "/livez"], &["get"]) },
+    Schema {
+        name: "exempt",
+        precedence: 1,
+        level: "exempt",
+        by: None,
+        subjects: &["g:system:masters"],
+        rules: Rules::Everything,
+    },
+    Schema {
+        name: "probes",
+        precedence: 2,
+        level: "exempt",
+        by: None,
+        subjects: EVERYONE,
+        rules: Rules::Urls(&["/healthz", "/readyz", "/livez"], &["get"]),
+    },
     Schema {
         name: "system-leader-election",
         precedence: 100,
         level: "leader-election",
         by: Some("ByUser"),
-        subjects: &["u:system:kube-controller-manager", "u:system:kube-scheduler", "s:kube-system/*"],
-        rules: Rules::Resources(&[Rule { group: "coordination.k8s.io", resources: LEASES, verbs: &["get", "create", "update"], cluster: false }]),
+        subjects: &[
+            "u:system:kube-controller-manager",
+            "u:system:kube-scheduler",
+            "s:kube-system/*",
+        ],
+        rules: Rules::Resources(&[Rule {
+            group: "coordination.k8s.io",
+            resources: LEASES,
+            verbs: &["get", "create", "update"],
+            cluster: false,
+        }]),
     },
     Schema {
         name: "system-node-high",
@@ -70,20 +93,72 @@ const SCHEMAS: &[Schema] = &[
             Rule { group: "coordination.k8s.io", resources: LEASES, verbs: &["*"], cluster: false },
         ]),
     },
-    Schema { name: "system-nodes", precedence: 500, level: "system", by: Some("ByUser"), subjects: &["g:system:nodes"], rules: Rules::Everything },
-    Schema { name: "kube-controller-manager", precedence: 800, level: "workload-high", by: Some("ByNamespace"), subjects: &["u:system:kube-controller-manager"], rules: Rules::Everything },
-    Schema { name: "kube-scheduler", precedence: 800, level: "workload-high", by: Some("ByNamespace"), subjects: &["u:system:kube-scheduler"], rules: Rules::Everything },
-    Schema { name: "kube-system-service-accounts", precedence: 900, level: "workload-high", by: Some("ByNamespace"), subjects: &["s:kube-system/*"], rules: Rules::Everything },
-    Schema { name: "service-accounts", precedence: 9000, level: "workload-low", by: Some("ByUser"), subjects: &["g:system:serviceaccounts"], rules: Rules::Everything },
-    Schema { name: "global-default", precedence: 9900, level: "global-default", by: Some("ByUser"), subjects: EVERYONE, rules: Rules::Everything },
-    Schema { name: "catch-all", precedence: 10000, level: "catch-all", by: Some("ByUser"), subjects: EVERYONE, rules: Rules::Everything },
+    Schema {
+        name: "system-nodes",
+        precedence: 500,
+        level: "system",
+        by: Some("ByUser"),
+        subjects: &["g:system:nodes"],
+        rules: Rules::Everything,
+    },
+    Schema {
+        name: "kube-controller-manager",
+        precedence: 800,
+        level: "workload-high",
+        by: Some("ByNamespace"),
+        subjects: &["u:system:kube-controller-manager"],
+        rules: Rules::Everything,
+    },
+    Schema {
+        name: "kube-scheduler",
+        precedence: 800,
+        level: "workload-high",
+        by: Some("ByNamespace"),
+        subjects: &["u:system:kube-scheduler"],
+        rules: Rules::Everything,
+    },
+    Schema {
+        name: "kube-system-service-accounts",
+        precedence: 900,
+        level: "workload-high",
+        by: Some("ByNamespace"),
+        subjects: &["s:kube-system/*"],
+        rules: Rules::Everything,
+    },
+    Schema {
+        name: "service-accounts",
+        precedence: 9000,
+        level: "workload-low",
+        by: Some("ByUser"),
+        subjects: &["g:system:serviceaccounts"],
+        rules: Rules::Everything,
+    },
+    Schema {
+        name: "global-default",
+        precedence: 9900,
+        level: "global-default",
+        by: Some("ByUser"),
+        subjects: EVERYONE,
+        rules: Rules::Everything,
+    },
+    Schema {
+        name: "catch-all",
+        precedence: 10000,
+        level: "catch-all",
+        by: Some("ByUser"),
+        subjects: EVERYONE,
+        rules: Rules::Everything,
+    },
 ];
 
 pub(super) fn items(stamp: &Stamp) -> Vec<Item> {
-    let mut items = vec![level("exempt", json!({
-        "exempt": {"lendablePercent": 0, "nominalConcurrencyShares": 0},
-        "type": "Exempt",
-    }))];
+    let mut items = vec![level(
+        "exempt",
+        json!({
+            "exempt": {"lendablePercent": 0, "nominalConcurrencyShares": 0},
+            "type": "Exempt",
+        }),
+    )];
     for (name, shares, lendable, queues) in LEVELS {
         let response = match queues {
             None => json!({"type": "Reject"}),
@@ -92,14 +167,17 @@ pub(super) fn items(stamp: &Stamp) -> Vec<Item> {
                 "type": "Queue",
             }),
         };
-        items.push(level(name, json!({
-            "limited": {
-                "lendablePercent": lendable,
-                "limitResponse": response,
-                "nominalConcurrencyShares": shares,
-            },
-            "type": "Limited",
-        })));
+        items.push(level(
+            name,
+            json!({
+                "limited": {
+                    "lendablePercent": lendable,
+                    "limitResponse": response,
+                    "nominalConcurrencyShares": shares,
+                },
+                "type": "Limited",
+            }),
+        ));
     }
     for schema in SCHEMAS {
         items.push(flow_schema(schema, stamp));

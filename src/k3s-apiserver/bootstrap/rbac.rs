@@ -37,7 +37,11 @@ const BINDINGS: &[(&str, &str, &[&str])] = &[
     ("cluster-admin", "cluster-admin", &["g:system:masters"]),
     ("system:basic-user", "system:basic-user", &["g:system:authenticated"]),
     ("system:discovery", "system:discovery", &["g:system:authenticated"]),
-    ("system:kube-controller-manager", "system:kube-controller-manager", &["u:system:kube-controller-manager"]),
+    (
+        "system:kube-controller-manager",
+        "system:kube-controller-manager",
+        &["u:system:kube-controller-manager"],
+    ),
     ("system:kube-dns", "system:kube-dns", &["s:kube-system/kube-dns"]),
     ("system:kube-scheduler", "system:kube-scheduler", &["u:system:kube-scheduler"]),
     ("system:monitoring", "system:monitoring", &["g:system:monitoring"]),
@@ -310,7 +314,9 @@ fn rule(line: &str) -> Value {
     let part = |at: usize| -> Vec<String> {
         words
             .get(at)
-            .map(|word| word.split(',').map(|w| if w == "core" { "" } else { w }.to_owned()).collect())
+            .map(|word| {
+                word.split(',').map(|w| if w == "core" { "" } else { w }.to_owned()).collect()
+            })
             .unwrap_or_default()
     };
     if words.first() == Some(&"url") {
@@ -363,7 +369,10 @@ mod tests {
             json!({"apiGroups": ["", "apps"], "resources": ["pods", "services/status"],
                    "verbs": ["get", "list"], "resourceNames": ["a", "b"]})
         );
-        assert_eq!(rule("url /healthz get"), json!({"nonResourceURLs": ["/healthz"], "verbs": ["get"]}));
+        assert_eq!(
+            rule("url /healthz get"),
+            json!({"nonResourceURLs": ["/healthz"], "verbs": ["get"]})
+        );
     }
 
     #[test]

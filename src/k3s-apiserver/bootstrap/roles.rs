@@ -7,23 +7,9 @@ use super::rbac::Role;
 
 /// Roles for people, nodes and components.
 pub(super) const ROLES: &[Role] = &[
-    Role {
-        name: "admin",
-        rules: &[
-        ],
-    },
-    Role {
-        name: "cluster-admin",
-        rules: &[
-            "* * *",
-            "url * *",
-        ],
-    },
-    Role {
-        name: "edit",
-        rules: &[
-        ],
-    },
+    Role { name: "admin", rules: &[] },
+    Role { name: "cluster-admin", rules: &["* * *", "url * *"] },
+    Role { name: "edit", rules: &[] },
     Role {
         name: "system:aggregate-to-admin",
         rules: &[
@@ -84,39 +70,27 @@ pub(super) const ROLES: &[Role] = &[
     },
     Role {
         name: "system:certificates.k8s.io:certificatesigningrequests:nodeclient",
-        rules: &[
-            "certificates.k8s.io certificatesigningrequests/nodeclient create",
-        ],
+        rules: &["certificates.k8s.io certificatesigningrequests/nodeclient create"],
     },
     Role {
         name: "system:certificates.k8s.io:certificatesigningrequests:selfnodeclient",
-        rules: &[
-            "certificates.k8s.io certificatesigningrequests/selfnodeclient create",
-        ],
+        rules: &["certificates.k8s.io certificatesigningrequests/selfnodeclient create"],
     },
     Role {
         name: "system:certificates.k8s.io:kube-apiserver-client-approver",
-        rules: &[
-            "certificates.k8s.io signers approve kubernetes.io/kube-apiserver-client",
-        ],
+        rules: &["certificates.k8s.io signers approve kubernetes.io/kube-apiserver-client"],
     },
     Role {
         name: "system:certificates.k8s.io:kube-apiserver-client-kubelet-approver",
-        rules: &[
-            "certificates.k8s.io signers approve kubernetes.io/kube-apiserver-client-kubelet",
-        ],
+        rules: &["certificates.k8s.io signers approve kubernetes.io/kube-apiserver-client-kubelet"],
     },
     Role {
         name: "system:certificates.k8s.io:kubelet-serving-approver",
-        rules: &[
-            "certificates.k8s.io signers approve kubernetes.io/kubelet-serving",
-        ],
+        rules: &["certificates.k8s.io signers approve kubernetes.io/kubelet-serving"],
     },
     Role {
         name: "system:certificates.k8s.io:legacy-unknown-approver",
-        rules: &[
-            "certificates.k8s.io signers approve kubernetes.io/legacy-unknown",
-        ],
+        rules: &["certificates.k8s.io signers approve kubernetes.io/legacy-unknown"],
     },
     Role {
         name: "system:discovery",
@@ -131,12 +105,7 @@ pub(super) const ROLES: &[Role] = &[
             "extensions deployments get,list,watch",
         ],
     },
-    Role {
-        name: "system:kube-aggregator",
-        rules: &[
-            "core endpoints,services get,list,watch",
-        ],
-    },
+    Role { name: "system:kube-aggregator", rules: &["core endpoints,services get,list,watch"] },
     Role {
         name: "system:kube-controller-manager",
         rules: &[
@@ -153,12 +122,7 @@ pub(super) const ROLES: &[Role] = &[
             "core serviceaccounts/token create",
         ],
     },
-    Role {
-        name: "system:kube-dns",
-        rules: &[
-            "core endpoints,services list,watch",
-        ],
-    },
+    Role { name: "system:kube-dns", rules: &["core endpoints,services list,watch"] },
     Role {
         name: "system:kube-scheduler",
         rules: &[
@@ -239,9 +203,7 @@ pub(super) const ROLES: &[Role] = &[
     },
     Role {
         name: "system:node-bootstrapper",
-        rules: &[
-            "certificates.k8s.io certificatesigningrequests create,get,list,watch",
-        ],
+        rules: &["certificates.k8s.io certificatesigningrequests create,get,list,watch"],
     },
     Role {
         name: "system:node-problem-detector",
@@ -273,9 +235,7 @@ pub(super) const ROLES: &[Role] = &[
     },
     Role {
         name: "system:public-info-viewer",
-        rules: &[
-            "url /healthz,/livez,/readyz,/version,/version/ get",
-        ],
+        rules: &["url /healthz,/livez,/readyz,/version,/version/ get"],
     },
     Role {
         name: "system:service-account-issuer-discovery",
@@ -291,9 +251,5 @@ pub(super) const ROLES: &[Role] = &[
             "core persistentvolumeclaims get,list,patch,update,watch",
         ],
     },
-    Role {
-        name: "view",
-        rules: &[
-        ],
-    },
+    Role { name: "view", rules: &[] },
 ];

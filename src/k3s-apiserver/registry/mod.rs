@@ -20,7 +20,6 @@ pub(crate) mod table;
 pub(crate) mod validate;
 pub(crate) mod value;
 
-
 use std::any::Any;
 
 use jiff::Timestamp;

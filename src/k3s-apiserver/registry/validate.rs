@@ -147,8 +147,12 @@ pub(crate) fn port_name_problems(text: &str) -> Vec<String> {
     if text.len() > 15 {
         out.push("must be no more than 15 characters".to_owned());
     }
-    if !text.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-') || text.is_empty() {
-        out.push("must contain only alpha-numeric characters (a-z, 0-9), and hyphens (-)".to_owned());
+    if !text.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-')
+        || text.is_empty()
+    {
+        out.push(
+            "must contain only alpha-numeric characters (a-z, 0-9), and hyphens (-)".to_owned(),
+        );
     }
     if !text.bytes().any(|b| b.is_ascii_lowercase()) {
         out.push("must contain at least one letter (a-z)".to_owned());
@@ -293,7 +297,11 @@ pub(crate) fn ip(errs: &mut FieldErrors, path: &Path, text: &str) -> Option<IpAd
 }
 
 /// A CIDR block.
-pub(crate) fn cidr(errs: &mut FieldErrors, path: &Path, text: &str) -> Option<ipnetwork::IpNetwork> {
+pub(crate) fn cidr(
+    errs: &mut FieldErrors,
+    path: &Path,
+    text: &str,
+) -> Option<ipnetwork::IpNetwork> {
     let parsed = text.contains('/').then(|| text.parse::<ipnetwork::IpNetwork>().ok()).flatten();
     if parsed.is_none() {
         errs.invalid(path, text, "must be a valid CIDR value, (e.g. 10.9.8.0/24 or 2001:db8::/64)");
@@ -308,17 +316,29 @@ pub(crate) fn endpoint_ip(errs: &mut FieldErrors, path: &Path, ip: IpAddr) {
         errs.invalid(path, shown.as_str(), format!("may not be unspecified ({shown})"));
     }
     if ip.is_loopback() {
-        errs.invalid(path, shown.as_str(), "may not be in the loopback range (127.0.0.0/8, ::1/128)");
+        errs.invalid(
+            path,
+            shown.as_str(),
+            "may not be in the loopback range (127.0.0.0/8, ::1/128)",
+        );
     }
     let (local, local_multicast) = match ip {
         IpAddr::V4(ip) => (ip.is_link_local(), ip.octets()[..3] == [224, 0, 0]),
         IpAddr::V6(ip) => (ip.is_unicast_link_local(), ip.segments()[0] == 0xff02),
     };
     if local {
-        errs.invalid(path, shown.as_str(), "may not be in the link-local range (169.254.0.0/16, fe80::/10)");
+        errs.invalid(
+            path,
+            shown.as_str(),
+            "may not be in the link-local range (169.254.0.0/16, fe80::/10)",
+        );
     }
     if local_multicast {
-        errs.invalid(path, shown.as_str(), "may not be in the link-local multicast range (224.0.0.0/24, ff02::/10)");
+        errs.invalid(
+            path,
+            shown.as_str(),
+            "may not be in the link-local multicast range (224.0.0.0/24, ff02::/10)",
+        );
     }
 }
 
@@ -371,7 +391,10 @@ mod tests {
         assert_eq!(qualified_problems("a b"), [format!("name part {QUALIFIED}")]);
         assert_eq!(qualified_problems("").len(), 2);
         assert!(qualified_problems("example.com/Name").is_empty());
-        assert_eq!(port_name_problems("a-very-long-port-name"), ["must be no more than 15 characters"]);
+        assert_eq!(
+            port_name_problems("a-very-long-port-name"),
+            ["must be no more than 15 characters"]
+        );
     }
 
     #[test]

@@ -8,7 +8,9 @@ use crate::registry::core::podtemplate::{
     always_restarts, default_template, template_warnings, validate_template,
 };
 use crate::registry::field::{FieldErrors, Path};
-use crate::registry::table::{age, column, containers, integer, labels, name, number, selector, wide};
+use crate::registry::table::{
+    age, column, containers, integer, labels, name, number, selector, wide,
+};
 use crate::registry::validate::{
     at_most_100, immutable_spec, int_or_percent, not_negative, selects, spec,
 };
@@ -49,7 +51,10 @@ impl Strategy for DaemonSet {
         if cx.subresource == "status" {
             return;
         }
-        let had = key(at(old, "metadata.annotations"), GENERATION).as_str().and_then(|text| text.parse().ok()).unwrap_or(1_i64);
+        let had = key(at(old, "metadata.annotations"), GENERATION)
+            .as_str()
+            .and_then(|text| text.parse().ok())
+            .unwrap_or(1_i64);
         let changed = at(new, "spec.template") != at(old, "spec.template");
         set_generation(new, had + i64::from(changed));
     }
@@ -114,7 +119,8 @@ impl Strategy for DaemonSet {
 }
 
 fn set_generation(obj: &mut Object, generation: i64) {
-    object(obj, "metadata.annotations").insert(GENERATION.to_owned(), json!(generation.to_string()));
+    object(obj, "metadata.annotations")
+        .insert(GENERATION.to_owned(), json!(generation.to_string()));
 }
 
 fn validate(obj: &Object, errs: &mut FieldErrors) {
@@ -125,7 +131,11 @@ fn validate(obj: &Object, errs: &mut FieldErrors) {
     let labels = at(template, "metadata.labels");
     if !selects(wanted, labels) {
         let detail = "`selector` does not match template `labels`";
-        errs.invalid(path.child("template").child("metadata").child("labels"), labels.clone(), detail);
+        errs.invalid(
+            path.child("template").child("metadata").child("labels"),
+            labels.clone(),
+            detail,
+        );
     }
     validate_template(errs, &path.child("template"), template);
     always_restarts(errs, &path.child("template"), template, "DaemonSet");

@@ -3,7 +3,9 @@
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
-use crate::registry::core::podtemplate::{default_template, template_warnings, validate_replicated};
+use crate::registry::core::podtemplate::{
+    default_template, template_warnings, validate_replicated,
+};
 use crate::registry::field::{FieldErrors, Path};
 use crate::registry::table::{age, column, containers, name, selector, wide};
 use crate::registry::validate::{
@@ -94,7 +96,13 @@ fn validate(obj: &Object, errs: &mut FieldErrors) {
     super::selector(errs, obj, "deployment", true);
     let wanted = key(body, "selector");
     if selector_converts(wanted) {
-        validate_replicated(errs, &path.child("template"), key(body, "template"), wanted, "ReplicaSet");
+        validate_replicated(
+            errs,
+            &path.child("template"),
+            key(body, "template"),
+            wanted,
+            "ReplicaSet",
+        );
     } else {
         errs.invalid(path.child("selector"), wanted.clone(), "invalid label selector");
     }
@@ -151,7 +159,15 @@ pub(super) fn number(value: &Value) -> i64 {
 
 fn status(errs: &mut FieldErrors, obj: &Object) {
     let path = Path::new("status");
-    for field in ["observedGeneration", "replicas", "updatedReplicas", "readyReplicas", "availableReplicas", "unavailableReplicas", "collisionCount"] {
+    for field in [
+        "observedGeneration",
+        "replicas",
+        "updatedReplicas",
+        "readyReplicas",
+        "availableReplicas",
+        "unavailableReplicas",
+        "collisionCount",
+    ] {
         not_negative(errs, &path.child(field), key(at(obj, "status"), field));
     }
     let of = |field: &str| int(at(obj, "status"), field).unwrap_or_default();

@@ -6,11 +6,11 @@ mod deployment;
 mod replicaset;
 mod statefulset;
 
+use super::Object;
 use super::Strategy;
 use super::field::FieldErrors;
 use super::validate::spec;
 use super::value::{at, list};
-use super::Object;
 
 pub(super) static STRATEGIES: &[&dyn Strategy] = &[
     &controllerrevision::ControllerRevision,

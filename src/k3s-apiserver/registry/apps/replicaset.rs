@@ -3,7 +3,9 @@
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
-use crate::registry::core::podtemplate::{default_template, template_warnings, validate_replicated};
+use crate::registry::core::podtemplate::{
+    default_template, template_warnings, validate_replicated,
+};
 use crate::registry::field::{FieldErrors, Path};
 use crate::registry::table::{age, containers, integer, name, number, selector, wide};
 use crate::registry::validate::{immutable_spec, not_negative, selector_converts, spec};
@@ -88,7 +90,13 @@ fn validate(obj: &Object, errs: &mut FieldErrors) {
     super::selector(errs, obj, "deployment", true);
     let wanted = key(body, "selector");
     if selector_converts(wanted) {
-        validate_replicated(errs, &path.child("template"), key(body, "template"), wanted, "ReplicaSet");
+        validate_replicated(
+            errs,
+            &path.child("template"),
+            key(body, "template"),
+            wanted,
+            "ReplicaSet",
+        );
     } else {
         errs.invalid(path.child("selector"), wanted.clone(), "invalid label selector");
     }
@@ -97,7 +105,13 @@ fn validate(obj: &Object, errs: &mut FieldErrors) {
 fn status(errs: &mut FieldErrors, obj: &Object) {
     let path = Path::new("status");
     let body = at(obj, "status");
-    let all = ["replicas", "fullyLabeledReplicas", "readyReplicas", "availableReplicas", "observedGeneration"];
+    let all = [
+        "replicas",
+        "fullyLabeledReplicas",
+        "readyReplicas",
+        "availableReplicas",
+        "observedGeneration",
+    ];
     for field in all {
         not_negative(errs, &path.child(field), key(body, field));
     }

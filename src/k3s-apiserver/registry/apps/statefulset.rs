@@ -3,7 +3,9 @@
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
-use crate::registry::core::podtemplate::{default_template, template_warnings, validate_replicated};
+use crate::registry::core::podtemplate::{
+    default_template, template_warnings, validate_replicated,
+};
 use crate::registry::field::{FieldErrors, Path};
 use crate::registry::table::{age, column, containers, name, wide};
 use crate::registry::validate::{not_negative, selector_converts, spec};
@@ -14,7 +16,12 @@ use crate::registry::{AGE, Column, Cx, NAME, Object, Strategy};
 
 const FIXED: &str = "updates to statefulset spec for fields other than 'replicas', 'ordinals', 'template', 'updateStrategy', 'revisionHistoryLimit', 'persistentVolumeClaimRetentionPolicy' and 'minReadySeconds' are forbidden";
 const MAY_CHANGE: &[&str] = &[
-    "replicas", "template", "updateStrategy", "minReadySeconds", "ordinals", "revisionHistoryLimit",
+    "replicas",
+    "template",
+    "updateStrategy",
+    "minReadySeconds",
+    "ordinals",
+    "revisionHistoryLimit",
     "persistentVolumeClaimRetentionPolicy",
 ];
 
@@ -63,7 +70,14 @@ impl Strategy for StatefulSet {
     fn validate_update(&self, cx: &Cx<'_>, new: &Object, old: &Object, errs: &mut FieldErrors) {
         if cx.subresource == "status" {
             let path = Path::new("status");
-            for field in ["replicas", "readyReplicas", "currentReplicas", "updatedReplicas", "observedGeneration", "collisionCount"] {
+            for field in [
+                "replicas",
+                "readyReplicas",
+                "currentReplicas",
+                "updatedReplicas",
+                "observedGeneration",
+                "collisionCount",
+            ] {
                 not_negative(errs, &path.child(field), key(at(new, "status"), field));
             }
             return;
@@ -115,14 +129,24 @@ fn validate(obj: &Object, errs: &mut FieldErrors) {
         errs.invalid(path.child("podManagementPolicy"), policy, detail);
     }
     strategy(errs, &path.child("updateStrategy"), key(body, "updateStrategy"));
-    retention(errs, &path.child("persistentVolumeClaimRetentionPolicy"), key(body, "persistentVolumeClaimRetentionPolicy"));
+    retention(
+        errs,
+        &path.child("persistentVolumeClaimRetentionPolicy"),
+        key(body, "persistentVolumeClaimRetentionPolicy"),
+    );
     not_negative(errs, &path.child("replicas"), key(body, "replicas"));
     not_negative(errs, &path.child("minReadySeconds"), key(body, "minReadySeconds"));
     not_negative(errs, &path.child("ordinals").child("start"), at(body, "ordinals.start"));
     super::selector(errs, obj, "statefulset", true);
     let wanted = key(body, "selector");
     if selector_converts(wanted) {
-        validate_replicated(errs, &path.child("template"), key(body, "template"), wanted, "StatefulSet");
+        validate_replicated(
+            errs,
+            &path.child("template"),
+            key(body, "template"),
+            wanted,
+            "StatefulSet",
+        );
     }
 }
 

@@ -14,7 +14,9 @@ const FIELDS: [Bounds; 5] = [
     Bounds {
         min: 1,
         max: 12,
-        names: &["jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec"],
+        names: &[
+            "jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec",
+        ],
     },
     Bounds { min: 0, max: 6, names: &["sun", "mon", "tue", "wed", "thu", "fri", "sat"] },
 ];
@@ -26,14 +28,20 @@ pub(super) fn check(schedule: &str) -> Result<(), String> {
     }
     if let Some(name) = schedule.strip_prefix('@') {
         return match name {
-            "yearly" | "annually" | "monthly" | "weekly" | "daily" | "midnight" | "hourly" => Ok(()),
+            "yearly" | "annually" | "monthly" | "weekly" | "daily" | "midnight" | "hourly" => {
+                Ok(())
+            }
             _ if name.starts_with("every ") => duration(schedule, &name[6..]),
             _ => Err(format!("unrecognized descriptor: {schedule}")),
         };
     }
     let fields: Vec<&str> = schedule.split_whitespace().collect();
     if fields.len() != FIELDS.len() {
-        return Err(format!("expected exactly 5 fields, found {}: [{}]", fields.len(), fields.join(" ")));
+        return Err(format!(
+            "expected exactly 5 fields, found {}: [{}]",
+            fields.len(),
+            fields.join(" ")
+        ));
     }
     for (field, bounds) in fields.iter().zip(&FIELDS) {
         for part in field.split(',') {
@@ -47,7 +55,11 @@ fn duration(schedule: &str, text: &str) -> Result<(), String> {
     let good = !text.is_empty()
         && text.chars().next().is_some_and(|c| c.is_ascii_digit())
         && text.ends_with(['h', 'm', 's']);
-    if good { Ok(()) } else { Err(format!("failed to parse duration {schedule}: time: invalid duration {text:?}")) }
+    if good {
+        Ok(())
+    } else {
+        Err(format!("failed to parse duration {schedule}: time: invalid duration {text:?}"))
+    }
 }
 
 fn range(part: &str, bounds: &Bounds) -> Result<(), String> {

@@ -97,7 +97,8 @@ fn validate(obj: &Object, old: Option<&Object>, errs: &mut FieldErrors) {
     let body = at(obj, "spec");
     schedule(errs, text(body, "schedule"), old.map(|old| text(old, "spec.schedule")));
     time_zone(errs, body, old);
-    for field in ["startingDeadlineSeconds", "successfulJobsHistoryLimit", "failedJobsHistoryLimit"] {
+    for field in ["startingDeadlineSeconds", "successfulJobsHistoryLimit", "failedJobsHistoryLimit"]
+    {
         not_negative(errs, &path.child(field), key(body, field));
     }
     let valid = &["Allow", "Forbid", "Replace"];
@@ -130,7 +131,9 @@ fn schedule(errs: &mut FieldErrors, text: &str, old: Option<&str>) {
 }
 
 fn time_zone(errs: &mut FieldErrors, body: &Value, old: Option<&Object>) {
-    if !has(body, "timeZone") || old.is_some_and(|old| at(old, "spec.timeZone") == key(body, "timeZone")) {
+    if !has(body, "timeZone")
+        || old.is_some_and(|old| at(old, "spec.timeZone") == key(body, "timeZone"))
+    {
         return;
     }
     let path = spec().child("timeZone");
@@ -138,7 +141,8 @@ fn time_zone(errs: &mut FieldErrors, body: &Value, old: Option<&Object>) {
     if zone.is_empty() {
         errs.invalid(path, zone, "timeZone must be nil or non-empty string");
     } else if zone.eq_ignore_ascii_case("local") {
-        let detail = "timeZone must be an explicit time zone as defined in https://www.iana.org/time-zones";
+        let detail =
+            "timeZone must be an explicit time zone as defined in https://www.iana.org/time-zones";
         errs.invalid(path, zone, detail);
     } else if !known_zone(zone) {
         errs.invalid(path, zone, format!("unknown time zone {zone}"));

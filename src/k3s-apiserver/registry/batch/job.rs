@@ -31,7 +31,8 @@ impl Strategy for Job {
             default(spec, "completionMode", "NonIndexed");
             default(spec, "suspend", false);
             default(spec, "manualSelector", false);
-            let replacement = if has(spec, "podFailurePolicy") { "Failed" } else { "TerminatingOrFailed" };
+            let replacement =
+                if has(spec, "podFailurePolicy") { "Failed" } else { "TerminatingOrFailed" };
             default(spec, "podReplacementPolicy", replacement);
             for rule in list_mut(spec, "podFailurePolicy.rules") {
                 for pattern in list_mut(rule, "onPodConditions") {
@@ -64,7 +65,10 @@ impl Strategy for Job {
     fn warnings(&self, _cx: &Cx<'_>, obj: &Object, old: Option<&Object>) -> Vec<String> {
         let mut out = Vec::new();
         let name = text(obj, "metadata.name");
-        if old.is_none() && !crate::registry::validate::label_problems(name).is_empty() && !name.is_empty() {
+        if old.is_none()
+            && !crate::registry::validate::label_problems(name).is_empty()
+            && !name.is_empty()
+        {
             out.push(format!(
                 "metadata.name: this is used in Pod names and hostnames, which can result in surprising behavior; a DNS label is recommended: {:?}",
                 crate::registry::validate::label_problems(name)

@@ -57,9 +57,14 @@ fn generated_selector(errs: &mut FieldErrors, obj: &Object) {
 
 /// A job's spec, also in the template of a CronJob.
 pub(super) fn validate_body(errs: &mut FieldErrors, path: &Path, body: &Value) {
-    for field in
-        ["parallelism", "completions", "activeDeadlineSeconds", "backoffLimit", "ttlSecondsAfterFinished", "backoffLimitPerIndex"]
-    {
+    for field in [
+        "parallelism",
+        "completions",
+        "activeDeadlineSeconds",
+        "backoffLimit",
+        "ttlSecondsAfterFinished",
+        "backoffLimitPerIndex",
+    ] {
         not_negative(errs, &path.child(field), key(body, field));
     }
     completion_mode(errs, path, body);
@@ -85,7 +90,11 @@ pub(super) fn validate_body(errs: &mut FieldErrors, path: &Path, body: &Value) {
     match policy {
         "" | "Always" => errs.required(here, "valid values: \"OnFailure\", \"Never\""),
         "OnFailure" if has(body, "podFailurePolicy") => {
-            errs.invalid(here, policy, "only \"Never\" is supported when podFailurePolicy is specified");
+            errs.invalid(
+                here,
+                policy,
+                "only \"Never\" is supported when podFailurePolicy is specified",
+            );
         }
         "OnFailure" | "Never" => {}
         other => errs.not_supported(here, other, &["OnFailure", "Never"]),
@@ -103,13 +112,19 @@ fn completion_mode(errs: &mut FieldErrors, path: &Path, body: &Value) {
         }
         let parallel = int(body, "parallelism").unwrap_or_default();
         if parallel > MAX_INDEXED {
-            let detail = format!("must be less than or equal to {MAX_INDEXED} when completion mode is Indexed");
+            let detail = format!(
+                "must be less than or equal to {MAX_INDEXED} when completion mode is Indexed"
+            );
             errs.invalid(path.child("parallelism"), parallel, detail);
         }
         if let (Some(failed), Some(all)) = (int(body, "maxFailedIndexes"), int(body, "completions"))
             && failed > all
         {
-            errs.invalid(path.child("maxFailedIndexes"), failed, "must be less than or equal to completions");
+            errs.invalid(
+                path.child("maxFailedIndexes"),
+                failed,
+                "must be less than or equal to completions",
+            );
         }
     } else {
         for field in ["backoffLimitPerIndex", "maxFailedIndexes"] {
@@ -136,12 +151,20 @@ fn failure_policy(errs: &mut FieldErrors, path: &Path, body: &Value) {
         } else if !ACTIONS.contains(&action) {
             errs.not_supported(path.child("action"), action, ACTIONS);
         } else if action == "FailIndex" && !has(body, "backoffLimitPerIndex") {
-            errs.invalid(path.child("action"), action, "requires the backoffLimitPerIndex to be set");
+            errs.invalid(
+                path.child("action"),
+                action,
+                "requires the backoffLimitPerIndex to be set",
+            );
         }
         let conditions = list(rule, "onPodConditions");
         match (has(rule, "onExitCodes"), !conditions.is_empty()) {
-            (true, true) => bare(errs, path, "specifying both OnExitCodes and OnPodConditions is not supported"),
-            (false, false) => bare(errs, path, "specifying one of OnExitCodes and OnPodConditions is required"),
+            (true, true) => {
+                bare(errs, path, "specifying both OnExitCodes and OnPodConditions is not supported")
+            }
+            (false, false) => {
+                bare(errs, path, "specifying one of OnExitCodes and OnPodConditions is required")
+            }
             (true, false) => exit_codes(errs, &path.child("onExitCodes"), rule, body),
             (false, true) => {
                 for (at, pattern) in conditions.iter().enumerate() {
@@ -218,7 +241,9 @@ pub(super) fn validate_update(errs: &mut FieldErrors, new: &Object, old: &Object
     }
     immutable_spec(errs, "selector", new, old);
     template(errs, new, old);
-    for field in ["completionMode", "podFailurePolicy", "backoffLimitPerIndex", "managedBy", "successPolicy"] {
+    for field in
+        ["completionMode", "podFailurePolicy", "backoffLimitPerIndex", "managedBy", "successPolicy"]
+    {
         immutable_spec(errs, field, new, old);
     }
     let _ = IMMUTABLE;

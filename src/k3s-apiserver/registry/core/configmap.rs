@@ -62,7 +62,8 @@ fn validate(obj: &Object, errs: &mut FieldErrors) {
 /// The bytes that base64 text stands for.
 pub(super) fn decoded_len(value: &Value) -> usize {
     let text = value.as_str().unwrap_or_default();
-    text.len() / 4 * 3 - text.bytes().rev().take_while(|b| *b == b'=').count().min(2).min(text.len())
+    text.len() / 4 * 3
+        - text.bytes().rev().take_while(|b| *b == b'=').count().min(2).min(text.len())
 }
 
 /// `immutable` freezes the content, and itself.

@@ -71,7 +71,9 @@ impl Strategy for Event {
 
     fn convert(&self, obj: &mut Object, from: &str, to: &str) {
         let renames = |old: usize| {
-            move |pair: &(&'static str, &'static str)| if old == 0 { *pair } else { (pair.1, pair.0) }
+            move |pair: &(&'static str, &'static str)| {
+                if old == 0 { *pair } else { (pair.1, pair.0) }
+            }
         };
         let way = match (from, to) {
             ("v1", "events.k8s.io/v1") => 0,
@@ -106,7 +108,11 @@ const EVENTS_FIELDS: &[Selectable] = &[
     Selectable { name: "regarding.name", path: "involvedObject.name", zero: "" },
     Selectable { name: "regarding.uid", path: "involvedObject.uid", zero: "" },
     Selectable { name: "regarding.apiVersion", path: "involvedObject.apiVersion", zero: "" },
-    Selectable { name: "regarding.resourceVersion", path: "involvedObject.resourceVersion", zero: "" },
+    Selectable {
+        name: "regarding.resourceVersion",
+        path: "involvedObject.resourceVersion",
+        zero: "",
+    },
     Selectable { name: "regarding.fieldPath", path: "involvedObject.fieldPath", zero: "" },
     field("reason"),
     Selectable { name: "reportingController", path: "reportingComponent", zero: "" },
@@ -149,9 +155,17 @@ fn row(obj: &Object, now: Timestamp) -> Vec<Value> {
     let source = either(obj, "source");
     let mut parts: Vec<&str> = Vec::new();
     let component = text(source, "component");
-    parts.push(if component.is_empty() { either(obj, "reportingComponent").as_str().unwrap_or_default() } else { component });
+    parts.push(if component.is_empty() {
+        either(obj, "reportingComponent").as_str().unwrap_or_default()
+    } else {
+        component
+    });
     let host = text(source, "host");
-    parts.push(if host.is_empty() && component.is_empty() { text(obj, "reportingInstance") } else { host });
+    parts.push(if host.is_empty() && component.is_empty() {
+        text(obj, "reportingInstance")
+    } else {
+        host
+    });
     parts.retain(|part| !part.is_empty());
     vec![
         json!(since(last, now)),
@@ -182,7 +196,12 @@ fn validate(obj: &Object, errs: &mut FieldErrors) {
     if legacy || !has(obj, "eventTime") {
         return;
     }
-    for (field, core) in [("reportingController", "reportingComponent"), ("reportingInstance", "reportingInstance"), ("action", "action"), ("reason", "reason")] {
+    for (field, core) in [
+        ("reportingController", "reportingComponent"),
+        ("reportingInstance", "reportingInstance"),
+        ("action", "action"),
+        ("reason", "reason"),
+    ] {
         if either(obj, core).as_str().unwrap_or_default().is_empty() {
             errs.required(field, "");
         }
@@ -199,10 +218,14 @@ mod tests {
 
     #[test]
     fn conversion_goes_both_ways() {
-        let core = json!({"involvedObject": {"kind": "Pod"}, "message": "m", "count": 2, "reason": "r"});
+        let core =
+            json!({"involvedObject": {"kind": "Pod"}, "message": "m", "count": 2, "reason": "r"});
         let mut there = core.clone();
         Event("events").convert(&mut there, "v1", "events.k8s.io/v1");
-        assert_eq!(there, json!({"regarding": {"kind": "Pod"}, "note": "m", "deprecatedCount": 2, "reason": "r"}));
+        assert_eq!(
+            there,
+            json!({"regarding": {"kind": "Pod"}, "note": "m", "deprecatedCount": 2, "reason": "r"})
+        );
         Event("events").convert(&mut there, "events.k8s.io/v1", "v1");
         assert_eq!(there, core);
     }

@@ -74,7 +74,10 @@ fn validate(obj: &Object, errs: &mut FieldErrors) {
         if kind == "PersistentVolumeClaim" {
             let has = |field: &str| map(item, field).contains_key("storage");
             if !has("min") && !has("max") {
-                errs.required(path.child("limits"), "either minimum or maximum storage value is required, but neither was provided");
+                errs.required(
+                    path.child("limits"),
+                    "either minimum or maximum storage value is required, but neither was provided",
+                );
             }
         }
         item_values(errs, &path, item);
@@ -82,15 +85,17 @@ fn validate(obj: &Object, errs: &mut FieldErrors) {
 }
 
 fn item_values(errs: &mut FieldErrors, path: &Path, item: &Value) {
-    let names: BTreeSet<&String> = ["max", "min", "default", "defaultRequest", "maxLimitRequestRatio"]
-        .iter()
-        .flat_map(|field| map(item, field).keys())
-        .collect();
+    let names: BTreeSet<&String> =
+        ["max", "min", "default", "defaultRequest", "maxLimitRequestRatio"]
+            .iter()
+            .flat_map(|field| map(item, field).keys())
+            .collect();
     for name in names {
         let get = |field: &str| map(item, field).get(name).filter(|v| nano(v).is_some());
         let shown = |value: &Value| value.as_str().map_or_else(|| value.to_string(), str::to_owned);
         let (max, min) = (get("max"), get("min"));
-        let (default, request, ratio) = (get("default"), get("defaultRequest"), get("maxLimitRequestRatio"));
+        let (default, request, ratio) =
+            (get("default"), get("defaultRequest"), get("maxLimitRequestRatio"));
         let over = |a: Option<&Value>, b: Option<&Value>| match (a, b) {
             (Some(a), Some(b)) => (nano(a) > nano(b)).then(|| (shown(a), shown(b))),
             _ => None,
@@ -98,28 +103,56 @@ fn item_values(errs: &mut FieldErrors, path: &Path, item: &Value) {
         let at = |field: &str| path.child(field).key(name);
         let value = |field: &str| key(key(item, field), name).clone();
         if let Some((a, b)) = over(min, max) {
-            errs.invalid(at("min"), value("min"), format!("min value {a} is greater than max value {b}"));
+            errs.invalid(
+                at("min"),
+                value("min"),
+                format!("min value {a} is greater than max value {b}"),
+            );
         }
         if let Some((a, b)) = over(min, request) {
-            errs.invalid(at("defaultRequest"), value("defaultRequest"), format!("min value {a} is greater than default request value {b}"));
+            errs.invalid(
+                at("defaultRequest"),
+                value("defaultRequest"),
+                format!("min value {a} is greater than default request value {b}"),
+            );
         }
         if let Some((a, b)) = over(request, max) {
-            errs.invalid(at("defaultRequest"), value("defaultRequest"), format!("default request value {a} is greater than max value {b}"));
+            errs.invalid(
+                at("defaultRequest"),
+                value("defaultRequest"),
+                format!("default request value {a} is greater than max value {b}"),
+            );
         }
         if let Some((a, b)) = over(request, default) {
-            errs.invalid(at("defaultRequest"), value("defaultRequest"), format!("default request value {a} is greater than default limit value {b}"));
+            errs.invalid(
+                at("defaultRequest"),
+                value("defaultRequest"),
+                format!("default request value {a} is greater than default limit value {b}"),
+            );
         }
         // Upstream shows the minimum and the maximum as the values of the two next.
         if let Some((a, b)) = over(min, default) {
-            errs.invalid(at("default"), value("min"), format!("min value {a} is greater than default value {b}"));
+            errs.invalid(
+                at("default"),
+                value("min"),
+                format!("min value {a} is greater than default value {b}"),
+            );
         }
         if let Some((a, b)) = over(default, max) {
-            errs.invalid(at("default"), value("max"), format!("default value {a} is greater than max value {b}"));
+            errs.invalid(
+                at("default"),
+                value("max"),
+                format!("default value {a} is greater than max value {b}"),
+            );
         }
         if let Some(ratio) = ratio
             && nano(ratio) < Some(1_000_000_000)
         {
-            errs.invalid(at("maxLimitRequestRatio"), ratio.clone(), format!("ratio {} is less than 1", shown(ratio)));
+            errs.invalid(
+                at("maxLimitRequestRatio"),
+                ratio.clone(),
+                format!("ratio {} is less than 1", shown(ratio)),
+            );
         }
     }
 }

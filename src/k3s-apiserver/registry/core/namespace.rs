@@ -56,7 +56,11 @@ impl Strategy for Namespace {
             let phase = text(new, "status.phase");
             let path = Path::new("status").child("Phase");
             if terminating && phase != "Terminating" {
-                errs.invalid(path, phase, "may only be 'Terminating' if `deletionTimestamp` is not empty");
+                errs.invalid(
+                    path,
+                    phase,
+                    "may only be 'Terminating' if `deletionTimestamp` is not empty",
+                );
             } else if !terminating && phase != "Active" {
                 errs.invalid(path, phase, "may only be 'Active' if `deletionTimestamp` is empty");
             }
@@ -97,7 +101,11 @@ fn finalizers(errs: &mut FieldErrors, obj: &Object) {
         let text = finalizer.as_str().unwrap_or_default();
         if text != "kubernetes" && !text.contains('/') {
             let path = Path::new("spec").child("finalizers").index(n);
-            errs.invalid(path, text, "name is neither a standard finalizer name nor is it fully qualified");
+            errs.invalid(
+                path,
+                text,
+                "name is neither a standard finalizer name nor is it fully qualified",
+            );
         }
     }
 }

@@ -28,7 +28,8 @@ impl Strategy for Node {
             }
         }
         // The old single field and the new list say the same.
-        let (one, many) = (text(obj, "spec.podCIDR").to_owned(), list(obj, "spec.podCIDRs").to_vec());
+        let (one, many) =
+            (text(obj, "spec.podCIDR").to_owned(), list(obj, "spec.podCIDRs").to_vec());
         match (one.is_empty(), many.first()) {
             (false, None) => obj["spec"]["podCIDRs"] = json!([one]),
             (true, Some(first)) => obj["spec"]["podCIDR"] = first.clone(),
@@ -58,11 +59,8 @@ impl Strategy for Node {
     }
 
     fn selectable_fields(&self) -> &'static [Selectable] {
-        const FIELDS: &[Selectable] = &[Selectable {
-            name: "spec.unschedulable",
-            path: "spec.unschedulable",
-            zero: "false",
-        }];
+        const FIELDS: &[Selectable] =
+            &[Selectable { name: "spec.unschedulable", path: "spec.unschedulable", zero: "false" }];
         FIELDS
     }
 
@@ -155,7 +153,8 @@ fn taints(errs: &mut FieldErrors, node: &Object) {
     let mut seen = HashSet::new();
     for (n, taint) in list(node, "spec.taints").iter().enumerate() {
         let path = Path::new("metadata").child("taints").index(n);
-        let (name, value, effect) = (text(taint, "key"), text(taint, "value"), text(taint, "effect"));
+        let (name, value, effect) =
+            (text(taint, "key"), text(taint, "value"), text(taint, "effect"));
         problems(errs, &path.child("key"), name, qualified_problems(name));
         let found = label_value_problems(value);
         if !found.is_empty() {

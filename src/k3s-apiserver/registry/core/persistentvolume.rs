@@ -12,11 +12,31 @@ use crate::registry::validate::{immutable, problems, spec, subdomain_problems};
 use crate::registry::value::{at, at_mut, default, default_zero, has, key, map, text, texts};
 use crate::registry::{AGE, Column, Cx, NAME, Object, Selectable, Strategy};
 
-pub(super) const MODES: &[&str] = &["ReadOnlyMany", "ReadWriteMany", "ReadWriteOnce", "ReadWriteOncePod"];
+pub(super) const MODES: &[&str] =
+    &["ReadOnlyMany", "ReadWriteMany", "ReadWriteOnce", "ReadWriteOncePod"];
 const SOURCES: &[&str] = &[
-    "hostPath", "gcePersistentDisk", "awsElasticBlockStore", "glusterfs", "flocker", "nfs", "rbd", "quobyte",
-    "cephfs", "iscsi", "cinder", "fc", "flexVolume", "azureFile", "vsphereVolume", "photonPersistentDisk",
-    "portworxVolume", "azureDisk", "scaleIO", "local", "storageos", "csi",
+    "hostPath",
+    "gcePersistentDisk",
+    "awsElasticBlockStore",
+    "glusterfs",
+    "flocker",
+    "nfs",
+    "rbd",
+    "quobyte",
+    "cephfs",
+    "iscsi",
+    "cinder",
+    "fc",
+    "flexVolume",
+    "azureFile",
+    "vsphereVolume",
+    "photonPersistentDisk",
+    "portworxVolume",
+    "azureDisk",
+    "scaleIO",
+    "local",
+    "storageos",
+    "csi",
 ];
 
 #[derive(Debug)]
@@ -36,13 +56,15 @@ impl Strategy for PersistentVolume {
     }
 
     fn prepare_for_create(&self, cx: &Cx<'_>, obj: &mut Object) {
-        obj["status"] = json!({"phase": "Pending", "lastPhaseTransitionTime": format!("{:.0}", cx.now)});
+        obj["status"] =
+            json!({"phase": "Pending", "lastPhaseTransitionTime": format!("{:.0}", cx.now)});
     }
 
     fn prepare_for_update(&self, cx: &Cx<'_>, new: &mut Object, old: &Object) {
         if cx.subresource == "status"
             && at(new, "status.phase") != at(old, "status.phase")
-            && at(new, "status.lastPhaseTransitionTime") == at(old, "status.lastPhaseTransitionTime")
+            && at(new, "status.lastPhaseTransitionTime")
+                == at(old, "status.lastPhaseTransitionTime")
         {
             new["status"]["lastPhaseTransitionTime"] = json!(format!("{:.0}", cx.now));
         }
@@ -65,16 +87,26 @@ impl Strategy for PersistentVolume {
                 break;
             }
         }
-        immutable(errs, &Path::new("volumeMode"), at(new, "spec.volumeMode"), at(old, "spec.volumeMode"));
+        immutable(
+            errs,
+            &Path::new("volumeMode"),
+            at(new, "spec.volumeMode"),
+            at(old, "spec.volumeMode"),
+        );
         let had = at(old, "spec.nodeAffinity");
         if !had.is_null() && had != at(new, "spec.nodeAffinity") {
             let shown = at(new, "spec.nodeAffinity").clone();
-            errs.invalid("nodeAffinity", shown, "field is immutable, except for updating from beta label to GA");
+            errs.invalid(
+                "nodeAffinity",
+                shown,
+                "field is immutable, except for updating from beta label to GA",
+            );
         }
     }
 
     fn selectable_fields(&self) -> &'static [Selectable] {
-        const FIELDS: &[Selectable] = &[Selectable { name: "name", path: "metadata.name", zero: "" }];
+        const FIELDS: &[Selectable] =
+            &[Selectable { name: "name", path: "metadata.name", zero: "" }];
         FIELDS
     }
 
@@ -132,7 +164,11 @@ pub(crate) fn validate_spec(errs: &mut FieldErrors, path: &Path, body: &Value) {
         errs.not_supported(path.child("persistentVolumeReclaimPolicy"), policy, valid);
     }
     if has(body, "nodeAffinity.required") {
-        node_selector(errs, &path.child("nodeAffinity").child("required"), at(body, "nodeAffinity.required"));
+        node_selector(
+            errs,
+            &path.child("nodeAffinity").child("required"),
+            at(body, "nodeAffinity.required"),
+        );
     }
     let mut count = 0;
     for kind in SOURCES.iter().filter(|kind| has(body, kind)) {
@@ -156,7 +192,10 @@ pub(crate) fn validate_spec(errs: &mut FieldErrors, path: &Path, body: &Value) {
                     errs.required(path_source.child("path"), "");
                 }
                 if !has(body, "nodeAffinity") {
-                    errs.required(path.child("nodeAffinity"), "Local volume requires node affinity");
+                    errs.required(
+                        path.child("nodeAffinity"),
+                        "Local volume requires node affinity",
+                    );
                 }
             }
             _ => shared_source(errs, &path_source, kind, source),

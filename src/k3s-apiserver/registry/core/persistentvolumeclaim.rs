@@ -9,7 +9,9 @@ use super::spec_diff;
 use crate::registry::field::{FieldErrors, Path};
 use crate::registry::table::{access_modes, age, column, name, or, wide};
 use crate::registry::validate::{label_selector, problems, spec, subdomain_problems};
-use crate::registry::value::{at, at_mut, carry, default, has, is_zero, key, map, remove, text, texts};
+use crate::registry::value::{
+    at, at_mut, carry, default, has, is_zero, key, map, remove, text, texts,
+};
 use crate::registry::{AGE, Column, Cx, NAME, Object, Selectable, Strategy};
 
 const FIXED: &str = "spec is immutable after creation except resources.requests and volumeAttributesClassName for bound claims";
@@ -52,7 +54,8 @@ impl Strategy for PersistentVolumeClaim {
     }
 
     fn selectable_fields(&self) -> &'static [Selectable] {
-        const FIELDS: &[Selectable] = &[Selectable { name: "name", path: "metadata.name", zero: "" }];
+        const FIELDS: &[Selectable] =
+            &[Selectable { name: "name", path: "metadata.name", zero: "" }];
         FIELDS
     }
 
@@ -127,7 +130,9 @@ pub(crate) fn validate_spec(errs: &mut FieldErrors, path: &Path, body: &Value) {
     let here = path.child("resources").key("storage");
     match nano(storage) {
         None => errs.required(here, ""),
-        Some(nanos) if nanos <= 0 => errs.invalid(here, storage.clone(), "must be greater than zero"),
+        Some(nanos) if nanos <= 0 => {
+            errs.invalid(here, storage.clone(), "must be greater than zero")
+        }
         Some(_) => {}
     }
     let class = text(body, "storageClassName");
@@ -146,7 +151,8 @@ pub(crate) fn validate_spec(errs: &mut FieldErrors, path: &Path, body: &Value) {
             }
         }
     }
-    let parts = |source: &Value| ["apiGroup", "kind", "name"].map(|part| text(source, part).to_owned());
+    let parts =
+        |source: &Value| ["apiGroup", "kind", "name"].map(|part| text(source, part).to_owned());
     if !old.is_null() && !new.is_null() && parts(old) != parts(new) {
         errs.invalid(path, json!({}), "must match dataSourceRef");
     }
@@ -163,7 +169,8 @@ fn update(errs: &mut FieldErrors, new: &Object, old: &Object) {
         carry(old, &mut allowed, "spec.volumeName");
     }
     let bound = text(old, "status.phase") == "Bound";
-    let (size, had) = (at(new, "spec.resources.requests.storage"), at(old, "spec.resources.requests.storage"));
+    let (size, had) =
+        (at(new, "spec.resources.requests.storage"), at(old, "spec.resources.requests.storage"));
     if bound {
         carry(old, &mut allowed, "spec.resources.requests");
         carry(old, &mut allowed, "spec.volumeAttributesClassName");

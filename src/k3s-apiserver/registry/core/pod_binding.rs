@@ -39,7 +39,9 @@ pub fn bind(pod: &mut Object, binding: &Object, now: Timestamp) -> Result<(), Re
     }
     let name = text(pod, "metadata.name").to_owned();
     if has(pod, "metadata.deletionTimestamp") {
-        return Err(Refused::Conflict(format!("pod {name} is being deleted, cannot be assigned to a host")));
+        return Err(Refused::Conflict(format!(
+            "pod {name} is being deleted, cannot be assigned to a host"
+        )));
     }
     let uid = text(binding, "metadata.uid");
     if !uid.is_empty() && uid != text(pod, "metadata.uid") {

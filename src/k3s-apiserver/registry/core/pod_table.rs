@@ -183,13 +183,17 @@ mod tests {
     fn the_status_sums_up_containers() {
         let spec = json!({"containers": [{"name": "a"}, {"name": "b"}]});
         let running = json!({"ready": true, "restartCount": 2, "state": {"running": {}}});
-        let crashed = json!({"restartCount": 1, "state": {"waiting": {"reason": "CrashLoopBackOff"}}});
+        let crashed =
+            json!({"restartCount": 1, "state": {"waiting": {"reason": "CrashLoopBackOff"}}});
         assert_eq!(
             status_of(json!({"spec": spec, "status": {"phase": "Running",
                 "containerStatuses": [running, crashed]}})),
             "1/2 CrashLoopBackOff 3"
         );
-        assert_eq!(status_of(json!({"spec": spec, "status": {"phase": "Pending"}})), "0/2 Pending 0");
+        assert_eq!(
+            status_of(json!({"spec": spec, "status": {"phase": "Pending"}})),
+            "0/2 Pending 0"
+        );
         assert_eq!(
             status_of(json!({"metadata": {"deletionTimestamp": "x"}, "spec": spec,
                 "status": {"phase": "Running", "containerStatuses": [running, running]}})),

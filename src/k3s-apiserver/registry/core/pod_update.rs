@@ -26,8 +26,13 @@ pub(super) fn validate(errs: &mut FieldErrors, new: &Object, old: &Object) {
         }
     }
     deadline(errs, new, old);
-    if has(old, "metadata.deletionTimestamp") && at(new, "spec.schedulingGates") != at(old, "spec.schedulingGates") {
-        errs.forbidden(spec().child("schedulingGates"), "only deletion is allowed, but found new scheduling gate");
+    if has(old, "metadata.deletionTimestamp")
+        && at(new, "spec.schedulingGates") != at(old, "spec.schedulingGates")
+    {
+        errs.forbidden(
+            spec().child("schedulingGates"),
+            "only deletion is allowed, but found new scheduling gate",
+        );
     }
     gates(errs, new, old);
     let mut allowed = new.clone();
@@ -141,11 +146,17 @@ fn restarts(errs: &mut FieldErrors, new: &Object, old: &Object, field: &str, kin
         if policy == "OnFailure" && int(ended, "exitCode") != Some(0) {
             continue;
         }
-        let here = list(new, &format!("status.{field}")).iter().enumerate().find(|(_, s)| text(s, "name") == name);
+        let here = list(new, &format!("status.{field}"))
+            .iter()
+            .enumerate()
+            .find(|(_, s)| text(s, "name") == name);
         if let Some((n, status)) = here
             && !has(status, "state.terminated")
         {
-            errs.forbidden(path.index(n).child("state"), "may not be transitioned to non-terminated state");
+            errs.forbidden(
+                path.index(n).child("state"),
+                "may not be transitioned to non-terminated state",
+            );
         }
     }
 }
@@ -156,11 +167,19 @@ pub(super) fn validate_ephemeral(errs: &mut FieldErrors, new: &Object, old: &Obj
     let path = spec().child("ephemeralContainers");
     for had in list(old, "spec.ephemeralContainers") {
         let name = text(had, "name");
-        match list(new, "spec.ephemeralContainers").iter().enumerate().find(|(_, c)| text(c, "name") == name) {
-            None => errs.forbidden(path.clone(), format!("existing ephemeral containers {name:?} may not be removed\n")),
+        match list(new, "spec.ephemeralContainers")
+            .iter()
+            .enumerate()
+            .find(|(_, c)| text(c, "name") == name)
+        {
+            None => errs.forbidden(
+                path.clone(),
+                format!("existing ephemeral containers {name:?} may not be removed\n"),
+            ),
             Some((n, have)) if have != had => {
                 let diff = spec_diff::value(had, have);
-                let detail = format!("existing ephemeral containers {name:?} may not be changed\n{diff}");
+                let detail =
+                    format!("existing ephemeral containers {name:?} may not be changed\n{diff}");
                 errs.forbidden(path.index(n), detail);
             }
             Some(_) => {}
@@ -171,7 +190,8 @@ pub(super) fn validate_ephemeral(errs: &mut FieldErrors, new: &Object, old: &Obj
 /// `pods/resize`: only the resources of containers may change.
 pub(super) fn validate_resize(errs: &mut FieldErrors, new: &Object, old: &Object) {
     podspec::validate(errs, &spec(), at(new, "spec"), Of::Pod(new));
-    if super::resources::qos_class(at(new, "spec")) != super::resources::qos_class(at(old, "spec")) {
+    if super::resources::qos_class(at(new, "spec")) != super::resources::qos_class(at(old, "spec"))
+    {
         let class = super::resources::qos_class(at(new, "spec"));
         errs.invalid(spec(), class, "Pod QOS Class may not change as a result of resizing");
     }

@@ -18,7 +18,10 @@ const RENAMED: &[(&str, &str)] = &[
 
 /// The warnings of a pod; a pod whose spec did not change earns none.
 pub(super) fn of_pod(pod: &Object, old: Option<&Object>) -> Vec<String> {
-    if old.is_some_and(|old| at(old, "spec") == at(pod, "spec") && at(old, "metadata.annotations") == at(pod, "metadata.annotations")) {
+    if old.is_some_and(|old| {
+        at(old, "spec") == at(pod, "spec")
+            && at(old, "metadata.annotations") == at(pod, "metadata.annotations")
+    }) {
         return Vec::new();
     }
     of_spec("spec", at(pod, "spec"))
@@ -33,13 +36,18 @@ fn of_spec(path: &str, spec: &Value) -> Vec<String> {
     let mut out = Vec::new();
     for name in map(spec, "nodeSelector").keys() {
         if let Some((_, new)) = RENAMED.iter().find(|(old, _)| old == name) {
-            out.push(format!("{path}.nodeSelector[{name}]: deprecated since v1.14; use \"{new}\" instead"));
+            out.push(format!(
+                "{path}.nodeSelector[{name}]: deprecated since v1.14; use \"{new}\" instead"
+            ));
         }
     }
     for (n, alias) in list(spec, "hostAliases").iter().enumerate() {
         let ip = text(alias, "ip");
         if list(spec, "hostAliases")[..n].iter().any(|other| text(other, "ip") == ip) {
-            let first = list(spec, "hostAliases").iter().position(|other| text(other, "ip") == ip).unwrap_or_default();
+            let first = list(spec, "hostAliases")
+                .iter()
+                .position(|other| text(other, "ip") == ip)
+                .unwrap_or_default();
             out.push(format!("{path}.hostAliases[{n}].ip: duplicate IP \"{ip}\" (previously seen at {path}.hostAliases[{first}].ip)"));
         }
     }
@@ -66,14 +74,16 @@ fn of_container(path: &str, container: &Value, out: &mut Vec<String>) {
     for (n, one) in env.iter().enumerate() {
         let name = text(one, "name");
         if !seen.insert(name) && !name.is_empty() {
-            let first = env.iter().position(|other| text(other, "name") == name).unwrap_or_default();
+            let first =
+                env.iter().position(|other| text(other, "name") == name).unwrap_or_default();
             out.push(format!("{path}.env[{n}]: hides previous definition of \"{name}\", which may be dropped when using apply"));
             let _ = first;
         }
     }
     for kind in ["limits", "requests"] {
         for (name, value) in map(key(container, "resources"), kind) {
-            let fractional = value.as_str().is_some_and(|text| text.ends_with('m')) && (name == "memory" || name == "ephemeral-storage");
+            let fractional = value.as_str().is_some_and(|text| text.ends_with('m'))
+                && (name == "memory" || name == "ephemeral-storage");
             if fractional {
                 out.push(format!("{path}.resources.{kind}[{name}]: fractional byte value {value} is invalid, must be an integer"));
             }
@@ -90,7 +100,9 @@ fn duplicate_ports(path: &str, spec: &Value, out: &mut Vec<String>) {
             let here = format!("{path}.containers[{n}].ports[{p}]");
             let what = format!("{}/{}", key(port, "containerPort"), text(port, "protocol"));
             match seen.iter().find(|(known, _)| *known == what) {
-                Some((_, first)) => out.push(format!("{here}: duplicate port definition with {first}")),
+                Some((_, first)) => {
+                    out.push(format!("{here}: duplicate port definition with {first}"))
+                }
                 None => seen.push((what, here)),
             }
         }

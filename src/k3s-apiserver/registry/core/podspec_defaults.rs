@@ -127,7 +127,10 @@ pub(crate) fn pull_policy(image: &str) -> &'static str {
 }
 
 fn parses(name: &str) -> bool {
-    let path = name.split_once('/').filter(|(host, _)| host.contains(['.', ':'])).map_or(name, |(_, rest)| rest);
+    let path = name
+        .split_once('/')
+        .filter(|(host, _)| host.contains(['.', ':']))
+        .map_or(name, |(_, rest)| rest);
     path.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b"._-/".contains(&b))
 }
 

@@ -72,7 +72,12 @@ pub(crate) fn validate_template(errs: &mut FieldErrors, path: &Path, template: &
     validate::labels(errs, &meta.child("labels"), at(template, "metadata.labels"));
     for name in map(template, "metadata.annotations").keys() {
         let lower = name.to_lowercase();
-        validate::problems(errs, &meta.child("annotations"), name, validate::qualified_problems(&lower));
+        validate::problems(
+            errs,
+            &meta.child("annotations"),
+            name,
+            validate::qualified_problems(&lower),
+        );
     }
     podspec::validate(errs, &path.child("spec"), at(template, "spec"), Of::Template);
     if !crate::registry::value::list(template, "spec.ephemeralContainers").is_empty() {

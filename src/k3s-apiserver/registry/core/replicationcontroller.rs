@@ -99,5 +99,11 @@ fn validate(obj: &Object, errs: &mut FieldErrors) {
         return;
     }
     let selector = json!({"matchLabels": at(obj, "spec.selector")});
-    validate_replicated(errs, &path.child("template"), template, &selector, "ReplicationController");
+    validate_replicated(
+        errs,
+        &path.child("template"),
+        template,
+        &selector,
+        "ReplicationController",
+    );
 }

@@ -12,8 +12,15 @@ use crate::registry::validate::{IMMUTABLE, problems, qualified_problems, spec};
 use crate::registry::value::{at, list, map, text, texts};
 use crate::registry::{AGE, Column, Cx, NAME, Object, Strategy};
 
-const SCOPES: &[&str] =
-    &["BestEffort", "CrossNamespacePodAffinity", "NotBestEffort", "NotTerminating", "PriorityClass", "Terminating", "VolumeAttributesClass"];
+const SCOPES: &[&str] = &[
+    "BestEffort",
+    "CrossNamespacePodAffinity",
+    "NotBestEffort",
+    "NotTerminating",
+    "PriorityClass",
+    "Terminating",
+    "VolumeAttributesClass",
+];
 
 #[derive(Debug)]
 pub(super) struct ResourceQuota;
@@ -61,7 +68,11 @@ fn validate(obj: &Object, errs: &mut FieldErrors) {
         let path = spec().child("hard").key(name);
         problems(errs, &path, name, qualified_problems(name));
         if !name.contains('/') && !is_standard(name) {
-            errs.invalid(path.clone(), name.as_str(), "must be a standard resource type or fully qualified");
+            errs.invalid(
+                path.clone(),
+                name.as_str(),
+                "must be a standard resource type or fully qualified",
+            );
             errs.invalid(path.clone(), name.as_str(), "must be a standard resource for quota");
         }
         resource_value(errs, &path, name, value);
@@ -117,8 +128,9 @@ fn scope_fits(scope: &str, resource: &str) -> bool {
         || resource.ends_with(".memory");
     match scope {
         "BestEffort" => resource == "pods",
-        "VolumeAttributesClass" => resource == "persistentvolumeclaims" || resource.ends_with("storage"),
+        "VolumeAttributesClass" => {
+            resource == "persistentvolumeclaims" || resource.ends_with("storage")
+        }
         _ => of_pods,
     }
 }
-

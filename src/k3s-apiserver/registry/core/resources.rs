@@ -25,7 +25,10 @@ pub(crate) fn nano(value: &Value) -> Option<i128> {
         .map_or(text.len(), |(at, _)| at);
     let (number, suffix) = text.split_at(end);
     let negative = number.starts_with('-');
-    let (whole, fraction) = number.trim_start_matches(['+', '-']).split_once('.').unwrap_or((number.trim_start_matches(['+', '-']), ""));
+    let (whole, fraction) = number
+        .trim_start_matches(['+', '-'])
+        .split_once('.')
+        .unwrap_or((number.trim_start_matches(['+', '-']), ""));
     if whole.is_empty() && fraction.is_empty() || fraction.contains('.') {
         return None;
     }
@@ -73,7 +76,9 @@ pub(crate) fn quantity(nanos: i128, like: &Value) -> Value {
     let size = nanos.abs();
     if binary && size % NANO == 0 {
         let whole = size / NANO;
-        for (power, suffix) in [(60, "Ei"), (50, "Pi"), (40, "Ti"), (30, "Gi"), (20, "Mi"), (10, "Ki")] {
+        for (power, suffix) in
+            [(60, "Ei"), (50, "Pi"), (40, "Ti"), (30, "Gi"), (20, "Mi"), (10, "Ki")]
+        {
             if whole != 0 && whole % (1_i128 << power) == 0 {
                 return json!(format!("{sign}{}{suffix}", whole >> power));
             }
@@ -135,8 +140,8 @@ fn of(container: &Value, kind: &str) -> Map<String, Value> {
 /// Adds each quantity of one list to another.
 pub(crate) fn add(total: &mut Map<String, Value>, more: &Map<String, Value>) {
     for (name, value) in more {
-        let sum = nano(value).unwrap_or_default()
-            + total.get(name).and_then(nano).unwrap_or_default();
+        let sum =
+            nano(value).unwrap_or_default() + total.get(name).and_then(nano).unwrap_or_default();
         let sum = quantity(sum, value);
         total.insert(name.clone(), sum);
     }
@@ -211,11 +216,26 @@ pub(super) fn default_pod_level_requests(spec: &mut Value) {
 pub(crate) fn is_standard(name: &str) -> bool {
     matches!(
         name,
-        "cpu" | "memory" | "ephemeral-storage" | "storage" | "pods" | "services"
-            | "replicationcontrollers" | "resourcequotas" | "secrets" | "configmaps"
-            | "persistentvolumeclaims" | "services.nodeports" | "services.loadbalancers"
-            | "requests.cpu" | "requests.memory" | "requests.ephemeral-storage" | "requests.storage"
-            | "limits.cpu" | "limits.memory" | "limits.ephemeral-storage"
+        "cpu"
+            | "memory"
+            | "ephemeral-storage"
+            | "storage"
+            | "pods"
+            | "services"
+            | "replicationcontrollers"
+            | "resourcequotas"
+            | "secrets"
+            | "configmaps"
+            | "persistentvolumeclaims"
+            | "services.nodeports"
+            | "services.loadbalancers"
+            | "requests.cpu"
+            | "requests.memory"
+            | "requests.ephemeral-storage"
+            | "requests.storage"
+            | "limits.cpu"
+            | "limits.memory"
+            | "limits.ephemeral-storage"
     ) || name.starts_with("hugepages-")
         || name.starts_with("requests.hugepages-")
 }
@@ -273,7 +293,8 @@ fn is_no_overcommit(name: &str) -> bool {
 fn container_resource(errs: &mut FieldErrors, path: &Path, name: &str) {
     problems(errs, path, name, qualified_problems(name));
     if !name.contains('/') {
-        let known = matches!(name, "cpu" | "memory" | "ephemeral-storage") || name.starts_with("hugepages-");
+        let known = matches!(name, "cpu" | "memory" | "ephemeral-storage")
+            || name.starts_with("hugepages-");
         if !known {
             let text = "must be a standard resource type or fully qualified";
             if !is_standard(name) {
@@ -291,8 +312,18 @@ pub(crate) fn resource_value(errs: &mut FieldErrors, path: &Path, name: &str, va
         errs.invalid(path, value.clone(), "must be greater than or equal to 0");
     }
     let whole = is_extended(name)
-        || matches!(name, "pods" | "services" | "replicationcontrollers" | "resourcequotas" | "secrets"
-            | "configmaps" | "persistentvolumeclaims" | "services.nodeports" | "services.loadbalancers");
+        || matches!(
+            name,
+            "pods"
+                | "services"
+                | "replicationcontrollers"
+                | "resourcequotas"
+                | "secrets"
+                | "configmaps"
+                | "persistentvolumeclaims"
+                | "services.nodeports"
+                | "services.loadbalancers"
+        );
     if whole && nanos % NANO != 0 {
         errs.invalid(path, value.clone(), "must be an integer");
     }

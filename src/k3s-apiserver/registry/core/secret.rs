@@ -98,7 +98,11 @@ fn validate(obj: &Object, errs: &mut FieldErrors) {
     match text(obj, "type") {
         "kubernetes.io/service-account-token" => {
             let annotation = "kubernetes.io/service-account.name";
-            if key(at(obj, "metadata.annotations"), annotation).as_str().unwrap_or_default().is_empty() {
+            if key(at(obj, "metadata.annotations"), annotation)
+                .as_str()
+                .unwrap_or_default()
+                .is_empty()
+            {
                 errs.required(Path::new("metadata").child("annotations").key(annotation), "");
             }
         }
@@ -132,7 +136,12 @@ fn validate(obj: &Object, errs: &mut FieldErrors) {
     }
 }
 
-fn json_content(errs: &mut FieldErrors, path: &Path, data: &serde_json::Map<String, Value>, name: &str) {
+fn json_content(
+    errs: &mut FieldErrors,
+    path: &Path,
+    data: &serde_json::Map<String, Value>,
+    name: &str,
+) {
     let raw = data.get(name).and_then(Value::as_str).and_then(|text| STANDARD.decode(text).ok());
     let raw = raw.unwrap_or_default();
     if serde_json::from_slice::<Value>(&raw).is_ok() {
@@ -140,8 +149,12 @@ fn json_content(errs: &mut FieldErrors, path: &Path, data: &serde_json::Map<Stri
     }
     let detail = match raw.iter().find(|b| !b.is_ascii_whitespace()) {
         None => "unexpected end of JSON input".to_owned(),
-        Some(first) if b"{[\"-0123456789tfn".contains(first) => "unexpected end of JSON input".to_owned(),
-        Some(first) => format!("invalid character '{}' looking for beginning of value", char::from(*first)),
+        Some(first) if b"{[\"-0123456789tfn".contains(first) => {
+            "unexpected end of JSON input".to_owned()
+        }
+        Some(first) => {
+            format!("invalid character '{}' looking for beginning of value", char::from(*first))
+        }
     };
     errs.invalid(path.key(name), "<secret contents redacted>", detail);
 }

@@ -65,7 +65,8 @@ pub(super) fn allocate(
     let used = used(cluster, obj);
     let mut held = Reservation::default();
     cluster_ips(obj, old, ranges, &used, &mut held, errs);
-    let range = i64::from(*cluster.options.node_ports.start())..=i64::from(*cluster.options.node_ports.end());
+    let range = i64::from(*cluster.options.node_ports.start())
+        ..=i64::from(*cluster.options.node_ports.end());
     node_ports(obj, old, &range, &used, &mut held, errs);
     if dry_run || held.0.is_empty() { None } else { Some(Box::new(held)) }
 }
@@ -146,7 +147,11 @@ fn families(obj: &mut Object, ranges: &[IpNetwork], errs: &mut FieldErrors) {
     }
     for (n, asked) in wanted.iter().enumerate() {
         if !ranges.iter().any(|range| family(range) == asked) && !has_family_ip(obj, n) {
-            errs.invalid(spec().child("ipFamilies").index(n), asked.as_str(), "not configured on this cluster");
+            errs.invalid(
+                spec().child("ipFamilies").index(n),
+                asked.as_str(),
+                "not configured on this cluster",
+            );
         }
     }
     if policy.is_empty() {
@@ -176,12 +181,15 @@ fn cluster_ips(
     held: &mut Reservation,
     errs: &mut FieldErrors,
 ) {
-    if text(obj, "spec.type") == "ExternalName" || texts(obj, "spec.clusterIPs").next() == Some("None") {
+    if text(obj, "spec.type") == "ExternalName"
+        || texts(obj, "spec.clusterIPs").next() == Some("None")
+    {
         return;
     }
     let asked: Vec<String> = texts(obj, "spec.clusterIPs").map(str::to_owned).collect();
-    let had: Vec<String> =
-        old.map(|old| texts(old, "spec.clusterIPs").map(str::to_owned).collect()).unwrap_or_default();
+    let had: Vec<String> = old
+        .map(|old| texts(old, "spec.clusterIPs").map(str::to_owned).collect())
+        .unwrap_or_default();
     let families: Vec<String> = texts(obj, "spec.ipFamilies").map(str::to_owned).collect();
     let mut ips = Vec::new();
     for (n, wanted) in families.iter().enumerate() {
@@ -197,7 +205,8 @@ fn cluster_ips(
                 if !ip.parse::<IpAddr>().is_ok_and(|ip| range.contains(ip)) {
                     out_of_range(errs, &asked, ip);
                 } else if used.ips.contains(ip) || !held.take(ip.clone()) {
-                    let detail = format!("failed to allocate IP {ip}: provided IP is already allocated");
+                    let detail =
+                        format!("failed to allocate IP {ip}: provided IP is already allocated");
                     errs.invalid(spec().child("clusterIPs"), json!(asked), detail);
                 } else {
                     ips.push(ip.clone());
@@ -219,7 +228,9 @@ fn cluster_ips(
 }
 
 fn out_of_range(errs: &mut FieldErrors, asked: &[String], ip: &str) {
-    let detail = format!("failed to allocate IP {ip}: the provided network does not match the current range");
+    let detail = format!(
+        "failed to allocate IP {ip}: the provided network does not match the current range"
+    );
     errs.invalid(spec().child("clusterIPs"), json!(asked), detail);
 }
 
@@ -246,9 +257,9 @@ fn free_ip(range: &IpNetwork, used: &Used, held: &mut Reservation) -> Option<Str
         }
         let count = to - from + 1;
         let start = random() % count;
-        let found = (0..count).map(|n| at(from + (start + n) % count)).find(|ip| {
-            !used.ips.contains(ip) && held.take(ip.clone())
-        });
+        let found = (0..count)
+            .map(|n| at(from + (start + n) % count))
+            .find(|ip| !used.ips.contains(ip) && held.take(ip.clone()));
         if found.is_some() {
             return found;
         }
@@ -271,12 +282,16 @@ fn node_ports(
     let kind = text(obj, "spec.type");
     let wants = kind == "NodePort"
         || kind == "LoadBalancer"
-            && (flag(obj, "spec.allocateLoadBalancerNodePorts") || !has(obj, "spec.allocateLoadBalancerNodePorts"));
+            && (flag(obj, "spec.allocateLoadBalancerNodePorts")
+                || !has(obj, "spec.allocateLoadBalancerNodePorts"));
     let explicit = kind == "LoadBalancer";
     let mut had: HashSet<(String, i64)> = HashSet::new();
     if let Some(old) = old {
         for port in list(old, "spec.ports") {
-            had.insert((text(port, "protocol").to_owned(), int(port, "nodePort").unwrap_or_default()));
+            had.insert((
+                text(port, "protocol").to_owned(),
+                int(port, "nodePort").unwrap_or_default(),
+            ));
         }
         had.insert(("health".to_owned(), int(old, "spec.healthCheckNodePort").unwrap_or_default()));
     }
@@ -294,9 +309,13 @@ fn node_ports(
             // One number serves the same port under several protocols.
             let twin = list(obj, "spec.ports")[..n]
                 .iter()
-                .find(|other| key(other, "port") == key(port, "port") && text(other, "protocol") != protocol)
+                .find(|other| {
+                    key(other, "port") == key(port, "port") && text(other, "protocol") != protocol
+                })
                 .and_then(|other| int(other, "nodePort"))
-                .filter(|number| *number != 0 && !used.ports.contains(&(protocol.clone(), *number)));
+                .filter(|number| {
+                    *number != 0 && !used.ports.contains(&(protocol.clone(), *number))
+                });
             match twin.or_else(|| free_port(range, &protocol, used, &chosen, held)) {
                 Some(number) => {
                     obj["spec"]["ports"][n]["nodePort"] = json!(number);
@@ -354,7 +373,9 @@ fn health_port(
             || used.ports.contains(&("TCP".to_owned(), number))
             || !held.take(format!("TCP/{number}")))
     {
-        let detail = format!("failed to allocate requested HealthCheck NodePort {number}: provided port is already allocated");
+        let detail = format!(
+            "failed to allocate requested HealthCheck NodePort {number}: provided port is already allocated"
+        );
         errs.internal(path, detail);
     }
 }

@@ -18,7 +18,8 @@ pub(super) const COLUMNS: &[Column] = &[
 ];
 
 pub(super) fn row(obj: &Object, now: Timestamp) -> Vec<Value> {
-    let cluster_ip = list(obj, "spec.clusterIPs").first().and_then(Value::as_str).unwrap_or("<none>");
+    let cluster_ip =
+        list(obj, "spec.clusterIPs").first().and_then(Value::as_str).unwrap_or("<none>");
     vec![
         name(obj),
         json!(text(obj, "spec.type")),

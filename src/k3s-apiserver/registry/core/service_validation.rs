@@ -8,8 +8,8 @@ use super::service::external;
 use crate::registry::Object;
 use crate::registry::field::{FieldErrors, Path};
 use crate::registry::validate::{
-    cidr, endpoint_ip, ip, label_problems, labels, port, port_or_name, problems, qualified_problems,
-    spec, subdomain_problems,
+    cidr, endpoint_ip, ip, label_problems, labels, port, port_or_name, problems,
+    qualified_problems, spec, subdomain_problems,
 };
 use crate::registry::value::{at, has, int, is_zero, key, list, text, texts};
 
@@ -132,9 +132,11 @@ fn affinity(errs: &mut FieldErrors, path: &Path, body: &Value) {
         errs.not_supported(path.child("sessionAffinity"), kind, &["ClientIP", "None"]);
     }
     if kind == "ClientIP" {
-        let seconds = int(body, "sessionAffinityConfig.clientIP.timeoutSeconds").unwrap_or_default();
+        let seconds =
+            int(body, "sessionAffinityConfig.clientIP.timeoutSeconds").unwrap_or_default();
         if !(1..=86400).contains(&seconds) {
-            let path = path.child("sessionAffinityConfig").child("clientIP").child("timeoutSeconds");
+            let path =
+                path.child("sessionAffinityConfig").child("clientIP").child("timeoutSeconds");
             errs.invalid(path, seconds, "must be greater than 0 and less than 86400");
         }
     }
@@ -157,7 +159,9 @@ fn cluster_ips(errs: &mut FieldErrors, path: &Path, body: &Value) {
         errs.invalid(path.child("clusterIPs"), shown, "may only hold up to 2 values");
     }
     let policy = text(body, "ipFamilyPolicy");
-    if has(body, "ipFamilyPolicy") && !matches!(policy, "PreferDualStack" | "RequireDualStack" | "SingleStack") {
+    if has(body, "ipFamilyPolicy")
+        && !matches!(policy, "PreferDualStack" | "RequireDualStack" | "SingleStack")
+    {
         let valid = &["PreferDualStack", "RequireDualStack", "SingleStack"];
         errs.not_supported(path.child("ipFamilyPolicy"), policy, valid);
     }
@@ -202,7 +206,8 @@ fn traffic_policies(errs: &mut FieldErrors, path: &Path, body: &Value) {
     }
     let number = int(body, "healthCheckNodePort").unwrap_or_default();
     if number != 0 && !super::service_alloc::needs_health_check(&json!({"spec": body})) {
-        let detail = "may only be set when `type` is 'LoadBalancer' and `externalTrafficPolicy` is 'Local'";
+        let detail =
+            "may only be set when `type` is 'LoadBalancer' and `externalTrafficPolicy` is 'Local'";
         errs.invalid(path.child("healthCheckNodePort"), number, detail);
     }
     let policy = text(body, "internalTrafficPolicy");
@@ -210,7 +215,9 @@ fn traffic_policies(errs: &mut FieldErrors, path: &Path, body: &Value) {
         errs.not_supported(path.child("internalTrafficPolicy"), policy, &["Cluster", "Local"]);
     }
     let spread = text(body, "trafficDistribution");
-    if has(body, "trafficDistribution") && !matches!(spread, "PreferClose" | "PreferSameNode" | "PreferSameZone") {
+    if has(body, "trafficDistribution")
+        && !matches!(spread, "PreferClose" | "PreferSameNode" | "PreferSameZone")
+    {
         let valid = &["PreferClose", "PreferSameNode", "PreferSameZone"];
         errs.not_supported(path.child("trafficDistribution"), spread, valid);
     }
@@ -238,16 +245,24 @@ pub(super) fn validate_update(errs: &mut FieldErrors, new: &Object, old: &Object
 pub(super) fn warnings(obj: &Object) -> Vec<String> {
     let mut out = Vec::new();
     if !list(obj, "spec.externalIPs").is_empty() {
-        out.push("spec.externalIPs is deprecated and may no longer be implemented in some clusters".to_owned());
+        out.push(
+            "spec.externalIPs is deprecated and may no longer be implemented in some clusters"
+                .to_owned(),
+        );
     }
     if !text(obj, "spec.loadBalancerIP").is_empty() {
         out.push("spec.loadBalancerIP is deprecated, and may be ignored by some load balancer implementations".to_owned());
     }
-    if texts(obj, "spec.clusterIPs").next() == Some("None") && text(obj, "spec.sessionAffinity") == "ClientIP" {
+    if texts(obj, "spec.clusterIPs").next() == Some("None")
+        && text(obj, "spec.sessionAffinity") == "ClientIP"
+    {
         out.push("spec.SessionAffinity is ignored for headless services".to_owned());
     }
     if text(obj, "spec.trafficDistribution") == "PreferClose" {
-        out.push("spec.trafficDistribution: PreferClose is deprecated, use PreferSameZone instead".to_owned());
+        out.push(
+            "spec.trafficDistribution: PreferClose is deprecated, use PreferSameZone instead"
+                .to_owned(),
+        );
     }
     out
 }

@@ -64,12 +64,8 @@ fn go_name(name: &str) -> String {
 /// One hunk with three lines of context: the changed middle between a common head and tail.
 fn unified(old: &[String], new: &[String]) -> String {
     let head = old.iter().zip(new).take_while(|(a, b)| a == b).count();
-    let tail = old[head..]
-        .iter()
-        .rev()
-        .zip(new[head..].iter().rev())
-        .take_while(|(a, b)| a == b)
-        .count();
+    let tail =
+        old[head..].iter().rev().zip(new[head..].iter().rev()).take_while(|(a, b)| a == b).count();
     let start = head.saturating_sub(3);
     let (old_end, new_end) = (old.len() - tail, new.len() - tail);
     let after = tail.min(3);

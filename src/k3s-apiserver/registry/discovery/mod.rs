@@ -8,9 +8,7 @@ use serde_json::{Value, json};
 
 use super::field::{FieldErrors, Path};
 use super::table::{age, column, name};
-use super::validate::{
-    endpoint_ip, immutable, ip, label_problems, problems, subdomain_problems,
-};
+use super::validate::{endpoint_ip, immutable, ip, label_problems, problems, subdomain_problems};
 use super::value::{default, has, int, key, list, list_mut, map, text, texts};
 use super::{AGE, Column, Cx, NAME, Object, Strategy};
 
@@ -40,7 +38,12 @@ impl Strategy for EndpointSlice {
 
     fn validate_update(&self, _cx: &Cx<'_>, new: &Object, old: &Object, errs: &mut FieldErrors) {
         validate(new, errs);
-        immutable(errs, &Path::new("addressType"), key(new, "addressType"), key(old, "addressType"));
+        immutable(
+            errs,
+            &Path::new("addressType"),
+            key(new, "addressType"),
+            key(old, "addressType"),
+        );
     }
 
     fn columns(&self) -> &'static [Column] {
@@ -112,7 +115,11 @@ fn one(errs: &mut FieldErrors, path: &Path, endpoint: &Value, kind: &str) {
                 let Some(parsed) = ip(errs, &here, address) else { continue };
                 if matches!((kind, parsed), ("IPv4", IpAddr::V6(_)) | ("IPv6", IpAddr::V4(_))) {
                     let which = if kind == "IPv4" { "an IPv4" } else { "an IPv6" };
-                    errs.invalid(path.child("addresses"), *address, format!("must be {which} address"));
+                    errs.invalid(
+                        path.child("addresses"),
+                        *address,
+                        format!("must be {which} address"),
+                    );
                 } else {
                     endpoint_ip(errs, &here, parsed);
                 }
@@ -126,7 +133,11 @@ fn one(errs: &mut FieldErrors, path: &Path, endpoint: &Value, kind: &str) {
         problems(errs, &path.child("nodeName"), name, subdomain_problems(name));
     }
     if map(endpoint, "deprecatedTopology").len() > 16 {
-        errs.too_many(path.child("deprecatedTopology"), map(endpoint, "deprecatedTopology").len(), 16);
+        errs.too_many(
+            path.child("deprecatedTopology"),
+            map(endpoint, "deprecatedTopology").len(),
+            16,
+        );
     }
     if has(endpoint, "hostname") {
         let name = text(endpoint, "hostname");

@@ -46,18 +46,14 @@ impl Strategy for Ingress {
         if key(at(obj, "metadata.annotations"), CLASS).is_null() {
             return Vec::new();
         }
-        vec![format!("annotation {CLASS:?} is deprecated, please use 'spec.ingressClassName' instead")]
+        vec![format!(
+            "annotation {CLASS:?} is deprecated, please use 'spec.ingressClassName' instead"
+        )]
     }
 
     fn columns(&self) -> &'static [Column] {
-        const COLUMNS: &[Column] = &[
-            NAME,
-            column("Class"),
-            column("Hosts"),
-            column("Address"),
-            column("Ports"),
-            AGE,
-        ];
+        const COLUMNS: &[Column] =
+            &[NAME, column("Class"), column("Hosts"), column("Address"), column("Ports"), AGE];
         COLUMNS
     }
 
@@ -88,8 +84,7 @@ impl Strategy for Ingress {
 }
 
 fn hosts(obj: &Object) -> String {
-    let all: Vec<&str> =
-        list(obj, "spec.rules").iter().map(|rule| or(rule, "host", "*")).collect();
+    let all: Vec<&str> = list(obj, "spec.rules").iter().map(|rule| or(rule, "host", "*")).collect();
     match all.len() {
         0 => "*".to_owned(),
         1..=3 => all.join(","),
@@ -114,8 +109,14 @@ fn validate(obj: &Object, errs: &mut FieldErrors) {
             if host.parse::<IpAddr>().is_ok() {
                 errs.invalid(path.child("host"), host, "must be a DNS name, not an IP address");
             }
-            let found = if host.contains('*') { wildcard_problems(host) } else { subdomain_problems(host) };
-            problems(errs, &path.child("host"), host, if host.parse::<IpAddr>().is_ok() { Vec::new() } else { found });
+            let found =
+                if host.contains('*') { wildcard_problems(host) } else { subdomain_problems(host) };
+            problems(
+                errs,
+                &path.child("host"),
+                host,
+                if host.parse::<IpAddr>().is_ok() { Vec::new() } else { found },
+            );
         }
         if has(rule, "http") {
             let path = path.child("http").child("paths");
@@ -130,7 +131,8 @@ fn validate(obj: &Object, errs: &mut FieldErrors) {
     }
     for (n, tls) in list(body, "tls").iter().enumerate() {
         for (at, host) in texts(tls, "hosts").enumerate() {
-            let found = if host.contains('*') { wildcard_problems(host) } else { subdomain_problems(host) };
+            let found =
+                if host.contains('*') { wildcard_problems(host) } else { subdomain_problems(host) };
             problems(errs, &path.child("tls").index(n).child("hosts").index(at), host, found);
         }
     }
@@ -207,7 +209,9 @@ fn backend(errs: &mut FieldErrors, path: &Path, backend: &Value) {
                     problems(errs, &here.child("port").child("name"), by_name, found);
                 }
                 (true, 0) => errs.required(path, "port name or number is required"),
-                (true, _) => port(errs, &here.child("port").child("number"), at(service, "port.number")),
+                (true, _) => {
+                    port(errs, &here.child("port").child("number"), at(service, "port.number"))
+                }
             }
         }
     }

@@ -5,9 +5,7 @@ use serde_json::{Value, json};
 
 use crate::registry::field::{FieldErrors, Path};
 use crate::registry::table::{age, column, name, selector};
-use crate::registry::validate::{
-    cidr, label_selector, port_or_name, spec,
-};
+use crate::registry::validate::{cidr, label_selector, port_or_name, spec};
 use crate::registry::value::{
     at, at_mut, default_zero, has, int, key, list, list_mut, text, texts,
 };
@@ -99,7 +97,11 @@ fn one_port(errs: &mut FieldErrors, path: &Path, port: &Value) {
     match key(port, "port") {
         Value::Null => {
             if let Some(end) = end {
-                errs.invalid(path.child("endPort"), end, "may not be specified when `port` is not specified");
+                errs.invalid(
+                    path.child("endPort"),
+                    end,
+                    "may not be specified when `port` is not specified",
+                );
             }
         }
         from => {
@@ -115,7 +117,11 @@ fn one_port(errs: &mut FieldErrors, path: &Path, port: &Value) {
                         errs.invalid(path.child("endPort"), from, detail);
                     }
                     Some(_) if end > 65535 => {
-                        errs.invalid(path.child("endPort"), end, "must be between 1 and 65535, inclusive");
+                        errs.invalid(
+                            path.child("endPort"),
+                            end,
+                            "must be between 1 and 65535, inclusive",
+                        );
                     }
                     Some(_) => {}
                 }

@@ -31,7 +31,8 @@ impl Role {
                     .any(|field| !list(rule, field).is_empty());
                 if mixed {
                     let shown = rule["nonResourceURLs"].clone();
-                    let detail = "rules cannot apply to both regular resources and non-resource URLs";
+                    let detail =
+                        "rules cannot apply to both regular resources and non-resource URLs";
                     errs.invalid(path.child("nonResourceURLs"), shown, detail);
                 }
                 continue;
@@ -49,13 +50,16 @@ impl Role {
             let selectors = list(obj, "aggregationRule.clusterRoleSelectors");
             let path = Path::new("aggregationRule").child("clusterRoleSelectors");
             if selectors.is_empty() {
-                let detail = "at least one clusterRoleSelector required if aggregationRule is non-nil";
+                let detail =
+                    "at least one clusterRoleSelector required if aggregationRule is non-nil";
                 errs.required(path.clone(), detail);
             }
             for (n, selector) in selectors.iter().enumerate() {
                 let path = path.index(n);
                 label_selector(errs, &path, selector);
-                if map(selector, "matchLabels").is_empty() && list(selector, "matchExpressions").is_empty() {
+                if map(selector, "matchLabels").is_empty()
+                    && list(selector, "matchExpressions").is_empty()
+                {
                     errs.invalid(path, selector.clone(), "empty label selector is not allowed");
                 }
             }

@@ -30,10 +30,16 @@ impl Strategy for PriorityClass {
         let value = int(obj, "value").unwrap_or_default();
         let path = Path::new("metadata").child("name");
         if name.starts_with("system-") {
-            let known = [("system-node-critical", 2_000_001_000), ("system-cluster-critical", 2_000_000_000)];
+            let known = [
+                ("system-node-critical", 2_000_001_000),
+                ("system-cluster-critical", 2_000_000_000),
+            ];
             if !known.contains(&(name, value)) {
                 let detail = "priority class names with 'system-' prefix are reserved for system use only. error: ";
-                errs.forbidden(path, format!("{detail}{name} is not a known system priority class"));
+                errs.forbidden(
+                    path,
+                    format!("{detail}{name} is not a known system priority class"),
+                );
             }
         } else if value > MAX_USER {
             let detail = format!("maximum allowed value of a user defined priority is {MAX_USER}");
@@ -52,13 +58,8 @@ impl Strategy for PriorityClass {
     }
 
     fn columns(&self) -> &'static [Column] {
-        const COLUMNS: &[Column] = &[
-            NAME,
-            integer("Value"),
-            boolean("Global-Default"),
-            AGE,
-            column("PreemptionPolicy"),
-        ];
+        const COLUMNS: &[Column] =
+            &[NAME, integer("Value"), boolean("Global-Default"), AGE, column("PreemptionPolicy")];
         COLUMNS
     }
 

@@ -6,7 +6,8 @@ use serde_json::Value;
 
 use crate::registry::field::{FieldErrors, Path};
 use crate::registry::validate::{
-    label_problems, label_selector, label_value_problems, problems, qualified_problems, subdomain_problems,
+    label_problems, label_selector, label_value_problems, problems, qualified_problems,
+    subdomain_problems,
 };
 use crate::registry::value::{has, int, key, list, text, texts};
 
@@ -72,7 +73,8 @@ fn node_term(errs: &mut FieldErrors, path: &Path, term: &Value) {
             }
             "Exists" | "DoesNotExist" => {
                 if !values.is_empty() {
-                    let detail = "may not be specified when `operator` is 'Exists' or 'DoesNotExist'";
+                    let detail =
+                        "may not be specified when `operator` is 'Exists' or 'DoesNotExist'";
                     errs.forbidden(path.child("values"), detail);
                 }
             }
@@ -99,7 +101,8 @@ fn node_field(errs: &mut FieldErrors, path: &Path, one: &Value) {
     let operator = text(one, "operator");
     if matches!(operator, "In" | "NotIn") {
         if list(one, "values").len() != 1 {
-            let detail = "must be only one value when `operator` is 'In' or 'NotIn' for node field selector";
+            let detail =
+                "must be only one value when `operator` is 'In' or 'NotIn' for node field selector";
             errs.required(path.child("values"), detail);
         }
     } else {
@@ -126,7 +129,10 @@ fn pod_term(errs: &mut FieldErrors, path: &Path, term: &Value) {
             problems(errs, &path.child(field).index(at), name, qualified_problems(name));
         }
         if !list(term, field).is_empty() && !has(term, "labelSelector") {
-            errs.forbidden(path.child(field), "must not be specified when labelSelector is not set");
+            errs.forbidden(
+                path.child(field),
+                "must not be specified when labelSelector is not set",
+            );
         }
     }
     let topology = text(term, "topologyKey");

@@ -23,7 +23,12 @@ enum Kind {
 }
 
 /// All containers of a spec.
-pub(super) fn validate_all(errs: &mut FieldErrors, path: &Path, spec: &Value, volumes: &Volumes<'_>) {
+pub(super) fn validate_all(
+    errs: &mut FieldErrors,
+    path: &Path,
+    spec: &Value,
+    volumes: &Volumes<'_>,
+) {
     let mains = list(spec, "containers");
     let here = path.child("containers");
     if mains.is_empty() {
@@ -45,13 +50,20 @@ pub(super) fn validate_all(errs: &mut FieldErrors, path: &Path, spec: &Value, vo
         name(errs, &here.index(n), container, &mut names);
         one(errs, &here.index(n), container, volumes, Kind::Ephemeral, spec);
         let target = text(container, "targetContainerName");
-        if !target.is_empty() && !mains.iter().chain(list(spec, "initContainers")).any(|c| text(c, "name") == target) {
+        if !target.is_empty()
+            && !mains.iter().chain(list(spec, "initContainers")).any(|c| text(c, "name") == target)
+        {
             errs.not_found(here.index(n).child("targetContainerName"), target);
         }
     }
 }
 
-fn name<'a>(errs: &mut FieldErrors, path: &Path, container: &'a Value, seen: &mut HashSet<&'a str>) {
+fn name<'a>(
+    errs: &mut FieldErrors,
+    path: &Path,
+    container: &'a Value,
+    seen: &mut HashSet<&'a str>,
+) {
     let name = text(container, "name");
     let path = path.child("name");
     if name.is_empty() {
@@ -74,7 +86,14 @@ fn one(
 ) {
     image(errs, path, container);
     if kind == Kind::Ephemeral {
-        for field in ["ports", "livenessProbe", "readinessProbe", "startupProbe", "lifecycle", "resizePolicy"] {
+        for field in [
+            "ports",
+            "livenessProbe",
+            "readinessProbe",
+            "startupProbe",
+            "lifecycle",
+            "resizePolicy",
+        ] {
             if !crate::registry::value::is_zero(key(container, field)) {
                 errs.forbidden(path.child(field), "cannot be set for an Ephemeral Container");
             }
@@ -116,7 +135,11 @@ fn one(
     match message {
         "" => errs.required(path.child("terminationMessagePolicy"), ""),
         "File" | "FallbackToLogsOnError" => {}
-        other => errs.not_supported(path.child("terminationMessagePolicy"), other, &["FallbackToLogsOnError", "File"]),
+        other => errs.not_supported(
+            path.child("terminationMessagePolicy"),
+            other,
+            &["FallbackToLogsOnError", "File"],
+        ),
     }
     validate_resources(errs, &path.child("resources"), key(container, "resources"));
     security::validate_container(errs, &path.child("securityContext"), container, spec);
@@ -202,7 +225,11 @@ fn mounts(errs: &mut FieldErrors, path: &Path, container: &Value, volumes: &Volu
             errs.invalid(path.child("name"), name, "must not already exist in volumeDevices");
         }
         if devices.iter().any(|device| text(device, "devicePath") == target) {
-            errs.invalid(path.child("mountPath"), target, "must not already exist as a path in volumeDevices");
+            errs.invalid(
+                path.child("mountPath"),
+                target,
+                "must not already exist as a path in volumeDevices",
+            );
         }
         sub_path(errs, &path, mount);
         propagation(errs, &path, mount, container);
@@ -238,7 +265,11 @@ fn sub_path(errs: &mut FieldErrors, path: &Path, mount: &Value) {
     }
     if !text(mount, "subPath").is_empty() && !text(mount, "subPathExpr").is_empty() {
         let shown = text(mount, "subPathExpr");
-        errs.invalid(path.child("subPathExpr"), shown, "subPathExpr and subPath are mutually exclusive");
+        errs.invalid(
+            path.child("subPathExpr"),
+            shown,
+            "subPathExpr and subPath are mutually exclusive",
+        );
     }
 }
 

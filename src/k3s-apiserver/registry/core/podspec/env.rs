@@ -7,20 +7,45 @@ use crate::registry::validate::{config_key_problems, problems, subdomain_problem
 use crate::registry::value::{has, key, list, text};
 
 const ENV_NAME: &str = "a valid environment variable name must consist only of printable ASCII characters other than '='";
-const SOURCES: &[&str] = &["fieldRef", "resourceFieldRef", "configMapKeyRef", "secretKeyRef", "fileKeyRef"];
+const SOURCES: &[&str] =
+    &["fieldRef", "resourceFieldRef", "configMapKeyRef", "secretKeyRef", "fileKeyRef"];
 const FIELDS: &[&str] = &[
-    "metadata.name", "metadata.namespace", "metadata.uid", "spec.nodeName", "spec.serviceAccountName",
-    "status.hostIP", "status.hostIPs", "status.podIP", "status.podIPs",
+    "metadata.name",
+    "metadata.namespace",
+    "metadata.uid",
+    "spec.nodeName",
+    "spec.serviceAccountName",
+    "status.hostIP",
+    "status.hostIPs",
+    "status.podIP",
+    "status.podIPs",
 ];
 const FIELDS_SORTED: &[&str] = FIELDS;
 const KNOWN_LABELS: &[&str] = &[
-    "metadata.name", "metadata.namespace", "metadata.uid", "metadata.annotations", "metadata.labels", "spec.nodeName",
-    "spec.restartPolicy", "spec.serviceAccountName", "spec.schedulerName", "status.phase", "status.hostIP",
-    "status.hostIPs", "status.podIP", "status.podIPs", "spec.hostNetwork", "status.nominatedNodeName",
+    "metadata.name",
+    "metadata.namespace",
+    "metadata.uid",
+    "metadata.annotations",
+    "metadata.labels",
+    "spec.nodeName",
+    "spec.restartPolicy",
+    "spec.serviceAccountName",
+    "spec.schedulerName",
+    "status.phase",
+    "status.hostIP",
+    "status.hostIPs",
+    "status.podIP",
+    "status.podIPs",
+    "spec.hostNetwork",
+    "status.nominatedNodeName",
 ];
 const RESOURCES: &[&str] = &[
-    "limits.cpu", "limits.ephemeral-storage", "limits.memory", "requests.cpu",
-    "requests.ephemeral-storage", "requests.memory",
+    "limits.cpu",
+    "limits.ephemeral-storage",
+    "limits.memory",
+    "requests.cpu",
+    "requests.ephemeral-storage",
+    "requests.memory",
 ];
 
 /// `env` and `envFrom` of a container.
@@ -83,11 +108,17 @@ pub(super) fn field_ref(errs: &mut FieldErrors, path: &Path, from: &Value, allow
         let name = name.trim_end_matches('\'');
         match head {
             "metadata.annotations" | "metadata.labels" => {
-                let lower = if head == "metadata.annotations" { name.to_ascii_lowercase() } else { name.to_owned() };
+                let lower = if head == "metadata.annotations" {
+                    name.to_ascii_lowercase()
+                } else {
+                    name.to_owned()
+                };
                 problems(errs, path, name, crate::registry::validate::qualified_problems(&lower));
             }
             _ => {
-                let detail = format!("error converting fieldPath: field label does not support subscript: {field}");
+                let detail = format!(
+                    "error converting fieldPath: field label does not support subscript: {field}"
+                );
                 errs.invalid(path.child("fieldPath"), field, detail);
             }
         }

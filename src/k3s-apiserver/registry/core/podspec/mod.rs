@@ -87,7 +87,11 @@ pub(crate) fn validate(errs: &mut FieldErrors, path: &Path, spec: &Value, of: Of
         && matches!(of, Of::Template)
     {
         let path = path.child("terminationGracePeriodSeconds");
-        errs.invalid(path, key(spec, "terminationGracePeriodSeconds").clone(), crate::registry::validate::NOT_NEGATIVE);
+        errs.invalid(
+            path,
+            key(spec, "terminationGracePeriodSeconds").clone(),
+            crate::registry::validate::NOT_NEGATIVE,
+        );
     }
 }
 
@@ -110,7 +114,11 @@ fn host_network(errs: &mut FieldErrors, path: &Path, spec: &Value) {
                 if host != 0 && Some(host) != int(port, "containerPort") {
                     let path = path.child(kind).index(at).child("ports").index(n);
                     let detail = "must match `hostPort` when `hostNetwork` is true";
-                    errs.invalid(path.child("containerPort"), key(port, "containerPort").clone(), detail);
+                    errs.invalid(
+                        path.child("containerPort"),
+                        key(port, "containerPort").clone(),
+                        detail,
+                    );
                 }
             }
         }
@@ -148,7 +156,8 @@ fn dns_config(errs: &mut FieldErrors, path: &Path, spec: &Value) {
     }
     if searches.iter().map(|s| s.len() + 1).sum::<usize>() > 2049 {
         let shown = key(config, "searches").clone();
-        let detail = "must not have more than 2048 characters (including spaces) in the search list";
+        let detail =
+            "must not have more than 2048 characters (including spaces) in the search list";
         errs.invalid(path.child("searches"), shown, detail);
     }
     for (at, search) in searches.iter().enumerate() {
@@ -240,8 +249,16 @@ fn operating_system(errs: &mut FieldErrors, path: &Path, spec: &Value) {
             }
             let context = at(spec, "securityContext");
             for field in [
-                "seLinuxOptions", "fsGroup", "fsGroupChangePolicy", "sysctls", "shareProcessNamespace",
-                "runAsUser", "runAsGroup", "supplementalGroups", "seccompProfile", "appArmorProfile",
+                "seLinuxOptions",
+                "fsGroup",
+                "fsGroupChangePolicy",
+                "sysctls",
+                "shareProcessNamespace",
+                "runAsUser",
+                "runAsGroup",
+                "supplementalGroups",
+                "seccompProfile",
+                "appArmorProfile",
             ] {
                 if has(context, field) {
                     let path = path.child("securityContext").child(field);

@@ -14,9 +14,13 @@ pub(super) fn validate(errs: &mut FieldErrors, path: &Path, container: &Value, f
     }
     let path = path.child(field);
     handler(errs, &path, probe, &["exec", "httpGet", "tcpSocket", "grpc"]);
-    for field in
-        ["initialDelaySeconds", "timeoutSeconds", "periodSeconds", "successThreshold", "failureThreshold"]
-    {
+    for field in [
+        "initialDelaySeconds",
+        "timeoutSeconds",
+        "periodSeconds",
+        "successThreshold",
+        "failureThreshold",
+    ] {
         not_negative(errs, &path.child(field), key(probe, field));
     }
     if let Some(seconds) = int(probe, "terminationGracePeriodSeconds") {
@@ -87,7 +91,9 @@ fn http_get(errs: &mut FieldErrors, path: &Path, action: &Value) {
     }
     for (at, header) in list(action, "httpHeaders").iter().enumerate() {
         let name = text(header, "name");
-        if name.is_empty() || !name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_') {
+        if name.is_empty()
+            || !name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_')
+        {
             let detail = "a valid HTTP header must consist of alphanumeric characters or '-' (e.g. 'X-Header-Name', regex used for validation is '[-A-Za-z0-9]+')";
             errs.invalid(path.child("httpHeaders").index(at), name, detail);
         }

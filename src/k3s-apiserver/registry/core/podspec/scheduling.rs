@@ -5,7 +5,9 @@ use std::collections::HashSet;
 use serde_json::Value;
 
 use crate::registry::field::{FieldErrors, Path};
-use crate::registry::validate::{label_selector, label_value_problems, problems, qualified_problems};
+use crate::registry::validate::{
+    label_selector, label_value_problems, problems, qualified_problems,
+};
 use crate::registry::value::{has, int, key, list, text, texts};
 
 /// `tolerations` of a pod spec.
@@ -44,7 +46,8 @@ pub(crate) fn tolerations_at(errs: &mut FieldErrors, path: &Path, all: &[Value])
             }
             _ => errs.not_supported(path.child("operator"), operator, &["Equal", "Exists"]),
         }
-        if !effect.is_empty() && !matches!(effect, "NoSchedule" | "PreferNoSchedule" | "NoExecute") {
+        if !effect.is_empty() && !matches!(effect, "NoSchedule" | "PreferNoSchedule" | "NoExecute")
+        {
             let valid = &["NoSchedule", "PreferNoSchedule", "NoExecute"];
             errs.not_supported(path.child("effect"), effect, valid);
         }
@@ -117,7 +120,8 @@ fn min_domains(errs: &mut FieldErrors, path: &Path, one: &Value, when: &str) {
         errs.invalid(path.clone(), min, "must be greater than zero");
     }
     if when != "DoNotSchedule" {
-        let detail = format!("can only use minDomains if whenUnsatisfiable=DoNotSchedule, not {when}");
+        let detail =
+            format!("can only use minDomains if whenUnsatisfiable=DoNotSchedule, not {when}");
         errs.invalid(path, min, detail);
     }
 }

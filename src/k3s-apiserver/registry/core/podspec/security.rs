@@ -27,7 +27,11 @@ pub(super) fn validate_pod(errs: &mut FieldErrors, path: &Path, spec: &Value) {
     if has(context, "fsGroupChangePolicy") {
         let policy = text(context, "fsGroupChangePolicy");
         if !matches!(policy, "Always" | "OnRootMismatch") {
-            errs.not_supported(path.child("fsGroupChangePolicy"), policy, &["Always", "OnRootMismatch"]);
+            errs.not_supported(
+                path.child("fsGroupChangePolicy"),
+                policy,
+                &["Always", "OnRootMismatch"],
+            );
         }
     }
     profile(errs, &path.child("seccompProfile"), key(context, "seccompProfile"), "seccomp");
@@ -35,13 +39,22 @@ pub(super) fn validate_pod(errs: &mut FieldErrors, path: &Path, spec: &Value) {
     if has(context, "supplementalGroupsPolicy") {
         let policy = text(context, "supplementalGroupsPolicy");
         if !matches!(policy, "Merge" | "Strict") {
-            errs.not_supported(path.child("supplementalGroupsPolicy"), policy, &["Merge", "Strict"]);
+            errs.not_supported(
+                path.child("supplementalGroupsPolicy"),
+                policy,
+                &["Merge", "Strict"],
+            );
         }
     }
 }
 
 /// `securityContext` of a container.
-pub(super) fn validate_container(errs: &mut FieldErrors, path: &Path, container: &Value, spec: &Value) {
+pub(super) fn validate_container(
+    errs: &mut FieldErrors,
+    path: &Path,
+    container: &Value,
+    spec: &Value,
+) {
     let context = key(container, "securityContext");
     if context.is_null() {
         return;
@@ -98,7 +111,14 @@ fn profile(errs: &mut FieldErrors, path: &Path, profile: &Value, what: &str) {
         errs.invalid(here, local.clone(), detail);
     }
     match kind {
-        "" => errs.required(path.child("type"), if what == "seccomp" { "type is required when seccompProfile is set" } else { "type is required when appArmorProfile is set" }),
+        "" => errs.required(
+            path.child("type"),
+            if what == "seccomp" {
+                "type is required when seccompProfile is set"
+            } else {
+                "type is required when appArmorProfile is set"
+            },
+        ),
         kind if SECCOMP.contains(&kind) => {}
         kind => errs.not_supported(path.child("type"), kind, SECCOMP),
     }
@@ -125,7 +145,12 @@ fn sysctls(errs: &mut FieldErrors, path: &Path, spec: &Value, context: &Value) {
             errs.duplicate(path, name);
         } else if flag(spec, "hostNetwork") && name.starts_with("net.") {
             errs.invalid(path, name, "may not be specified when 'hostNetwork' is true");
-        } else if flag(spec, "hostIPC") && (name.starts_with("kernel.shm") || name.starts_with("kernel.msg") || name == "kernel.sem" || name.starts_with("fs.mqueue.")) {
+        } else if flag(spec, "hostIPC")
+            && (name.starts_with("kernel.shm")
+                || name.starts_with("kernel.msg")
+                || name == "kernel.sem"
+                || name.starts_with("fs.mqueue."))
+        {
             errs.invalid(path, name, "may not be specified when 'hostIPC' is true");
         }
     }

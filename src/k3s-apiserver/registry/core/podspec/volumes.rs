@@ -13,10 +13,21 @@ use crate::registry::value::{at, has, int, key, list, text};
 
 const MODE: &str = "must be a number between 0 and 0777 (octal), both inclusive";
 const DOWNWARD: &[&str] = &[
-    "metadata.annotations", "metadata.labels", "metadata.name", "metadata.namespace", "metadata.uid",
+    "metadata.annotations",
+    "metadata.labels",
+    "metadata.name",
+    "metadata.namespace",
+    "metadata.uid",
 ];
 const HOST_PATH_TYPES: &[&str] = &[
-    "", "BlockDevice", "CharDevice", "Directory", "DirectoryOrCreate", "File", "FileOrCreate", "Socket",
+    "",
+    "BlockDevice",
+    "CharDevice",
+    "Directory",
+    "DirectoryOrCreate",
+    "File",
+    "FileOrCreate",
+    "Socket",
 ];
 
 /// The volumes that containers may mount.
@@ -69,10 +80,36 @@ pub(super) fn validate<'a>(
 
 /// The source types in the order in which upstream looks at them.
 const SOURCES: &[&str] = &[
-    "emptyDir", "hostPath", "gitRepo", "gcePersistentDisk", "awsElasticBlockStore", "secret", "nfs", "iscsi",
-    "glusterfs", "flocker", "persistentVolumeClaim", "rbd", "cinder", "cephfs", "quobyte", "downwardAPI", "fc",
-    "flexVolume", "configMap", "azureFile", "vsphereVolume", "photonPersistentDisk", "portworxVolume", "azureDisk",
-    "storageos", "projected", "scaleIO", "csi", "ephemeral", "image",
+    "emptyDir",
+    "hostPath",
+    "gitRepo",
+    "gcePersistentDisk",
+    "awsElasticBlockStore",
+    "secret",
+    "nfs",
+    "iscsi",
+    "glusterfs",
+    "flocker",
+    "persistentVolumeClaim",
+    "rbd",
+    "cinder",
+    "cephfs",
+    "quobyte",
+    "downwardAPI",
+    "fc",
+    "flexVolume",
+    "configMap",
+    "azureFile",
+    "vsphereVolume",
+    "photonPersistentDisk",
+    "portworxVolume",
+    "azureDisk",
+    "storageos",
+    "projected",
+    "scaleIO",
+    "csi",
+    "ephemeral",
+    "image",
 ];
 
 fn source(errs: &mut FieldErrors, path: &Path, volume: &Value) {
@@ -116,9 +153,14 @@ fn one(errs: &mut FieldErrors, path: &Path, kind: &str, source: &Value) {
             }
         }
         "emptyDir" => {
-            if crate::registry::core::resources::nano(key(source, "sizeLimit")).is_some_and(|n| n < 0) {
+            if crate::registry::core::resources::nano(key(source, "sizeLimit"))
+                .is_some_and(|n| n < 0)
+            {
                 let shown = key(source, "sizeLimit").clone();
-                errs.forbidden(path.child("sizeLimit"), "SizeLimit field must be a valid resource quantity");
+                errs.forbidden(
+                    path.child("sizeLimit"),
+                    "SizeLimit field must be a valid resource quantity",
+                );
                 let _ = shown;
             }
         }
@@ -128,7 +170,11 @@ fn one(errs: &mut FieldErrors, path: &Path, kind: &str, source: &Value) {
                 errs.required(path.child("volumeClaimTemplate"), "");
             } else {
                 let path = path.child("volumeClaimTemplate").child("spec");
-                crate::registry::core::persistentvolumeclaim::validate_spec(errs, &path, key(template, "spec"));
+                crate::registry::core::persistentvolumeclaim::validate_spec(
+                    errs,
+                    &path,
+                    key(template, "spec"),
+                );
             }
         }
         "csi" => {
@@ -180,7 +226,12 @@ pub(crate) fn shared_source(errs: &mut FieldErrors, path: &Path, kind: &str, sou
         "vsphereVolume" => need("volumePath"),
         "image" => {
             need("reference");
-            one_of(errs, &path.child("pullPolicy"), key(source, "pullPolicy"), &["Always", "IfNotPresent", "Never"]);
+            one_of(
+                errs,
+                &path.child("pullPolicy"),
+                key(source, "pullPolicy"),
+                &["Always", "IfNotPresent", "Never"],
+            );
         }
         _ => {}
     }
@@ -239,12 +290,26 @@ fn downward(errs: &mut FieldErrors, path: &Path, source: &Value) {
         let path = path.child("items").index(n);
         file(errs, &path.child("path"), text(item, "path"));
         match (has(item, "fieldRef"), has(item, "resourceFieldRef")) {
-            (true, false) => field_ref(errs, &path.child("fieldRef"), key(item, "fieldRef"), DOWNWARD),
-            (false, true) => {
-                resource_ref(errs, &path.child("resourceFieldRef"), key(item, "resourceFieldRef"), true);
+            (true, false) => {
+                field_ref(errs, &path.child("fieldRef"), key(item, "fieldRef"), DOWNWARD)
             }
-            (true, true) => errs.invalid(path.child("resource"), "", "fieldRef and resourceFieldRef can not be specified simultaneously"),
-            (false, false) => errs.required(path.child("fieldRef"), "one of fieldRef and resourceFieldRef is required"),
+            (false, true) => {
+                resource_ref(
+                    errs,
+                    &path.child("resourceFieldRef"),
+                    key(item, "resourceFieldRef"),
+                    true,
+                );
+            }
+            (true, true) => errs.invalid(
+                path.child("resource"),
+                "",
+                "fieldRef and resourceFieldRef can not be specified simultaneously",
+            ),
+            (false, false) => errs.required(
+                path.child("fieldRef"),
+                "one of fieldRef and resourceFieldRef is required",
+            ),
         }
         mode(errs, &path.child("mode"), key(item, "mode"));
     }
@@ -256,7 +321,14 @@ fn projected(errs: &mut FieldErrors, path: &Path, source: &Value) {
     for (n, part) in list(source, "sources").iter().enumerate() {
         let path = path.child("sources").index(n);
         let mut count = 0;
-        for kind in ["secret", "configMap", "downwardAPI", "serviceAccountToken", "clusterTrustBundle", "podCertificate"] {
+        for kind in [
+            "secret",
+            "configMap",
+            "downwardAPI",
+            "serviceAccountToken",
+            "clusterTrustBundle",
+            "podCertificate",
+        ] {
             if !has(part, kind) {
                 continue;
             }
