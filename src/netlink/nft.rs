@@ -1,4 +1,4 @@
-//! Whole nftables tables, applied atomically through `nft -j -f -`.
+//! Whole nftables tables, applied atomically through `nft -f -`, as JSON where that can say it.
 //!
 //! Knows nothing of what is in a table. Invariant: a caller owns its table alone; replacing it is
 //! one transaction, and deleting it removes everything the caller ever put into the kernel.
@@ -8,6 +8,9 @@ use nftables::batch::Batch;
 use nftables::helper::{self, NftablesError};
 use nftables::schema::{NfCmd, NfListObject, Nftables, Table};
 use nftables::types::NfFamily;
+use std::process::Stdio;
+use tokio::io::AsyncWriteExt;
+use tokio::process::Command;
 
 /// The name of one table.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -47,11 +50,35 @@ pub async fn apply(ruleset: &Nftables<'_>) -> Result<()> {
     helper::apply_ruleset_async(ruleset).await.map_err(refused)
 }
 
-/// Applies commands in nft's JSON form as one transaction, for what the typed form cannot say.
-pub async fn apply_json(ruleset: &str) -> Result<()> {
-    let (program, args) = (helper::DEFAULT_NFT, helper::DEFAULT_ARGS);
-    let applied = helper::apply_ruleset_raw_async(ruleset, program, args).await;
-    applied.map(drop).map_err(refused)
+/// Applies a script in nft's own language as one transaction, for what its JSON form cannot say:
+/// Debian 12's nft knows no map from keys to pairs there.
+pub async fn apply_script(script: &str) -> Result<()> {
+    let failed = |what: &str| {
+        let what = what.to_string();
+        move |source| Error::Kernel { what, source }
+    };
+    let mut child = Command::new("nft")
+        .args(["-f", "-"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
+        .kill_on_drop(true)
+        .spawn()
+        .map_err(failed("run nft"))?;
+    let mut stdin = child.stdin.take().ok_or(Error::Closed)?;
+    let write = async {
+        // nft may stop reading at the first mistake; its own words say more than the broken pipe.
+        let _ = stdin.write_all(script.as_bytes()).await;
+        drop(stdin);
+    };
+    let ((), output) = tokio::join!(write, child.wait_with_output());
+    let output = output.map_err(failed("run nft"))?;
+    if output.status.success() {
+        return Ok(());
+    }
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    let text = format!("{}: {}", output.status, stderr.trim());
+    Err(Error::Nft(text.chars().take(2000).collect()))
 }
 
 /// Removes the table with all that is in it, if it is there.
