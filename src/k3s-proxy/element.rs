@@ -51,11 +51,9 @@ pub struct Slot {
 impl Key {
     pub fn bytes(&self) -> Vec<u8> {
         match *self {
-            Self::Address(ip, protocol, port) => concat(&[
-                Field::Ip(ip),
-                Field::Protocol(protocol.number()),
-                Field::Port(port),
-            ]),
+            Self::Address(ip, protocol, port) => {
+                concat(&[Field::Ip(ip), Field::Protocol(protocol.number()), Field::Port(port)])
+            }
             Self::Port(protocol, port) => {
                 concat(&[Field::Protocol(protocol.number()), Field::Port(port)])
             }
@@ -92,14 +90,8 @@ impl Slot {
         let data = match found {
             Found::Member => Data::Member,
             Found::Goto(chain) => Data::Goto(chain.clone()),
-            Found::Endpoint(ip, port) => {
-                Data::Value(concat(&[Field::Ip(*ip), Field::Port(*port)]))
-            }
+            Found::Endpoint(ip, port) => Data::Value(concat(&[Field::Ip(*ip), Field::Port(*port)])),
         };
-        Element {
-            set: self.set.clone(),
-            key: self.key.bytes(),
-            data,
-        }
+        Element { set: self.set.clone(), key: self.key.bytes(), data }
     }
 }

@@ -37,7 +37,11 @@ pub(crate) struct State {
 type Answer = Response<Full<Bytes>>;
 
 /// Serves the proxy's own port and those of Services until `stop`.
-pub(crate) async fn serve(listener: TcpListener, state: watch::Receiver<State>, stop: CancellationToken) {
+pub(crate) async fn serve(
+    listener: TcpListener,
+    state: watch::Receiver<State>,
+    stop: CancellationToken,
+) {
     let mut tasks = JoinSet::new();
     tasks.spawn(accept(listener, None, state.clone()));
     tasks.spawn(check_ports(state));

@@ -106,7 +106,8 @@ fn needs(claims: &Claims, family: Family) -> bool {
 
 /// Deletions first, so that a key can get a new value.
 fn elements(changes: &[&Difference]) -> Vec<Change> {
-    let value = |slot: &Slot, found: &Option<Found>| found.as_ref().map(|found| slot.element(found));
+    let value =
+        |slot: &Slot, found: &Option<Found>| found.as_ref().map(|found| slot.element(found));
     let old = changes.iter().filter_map(|change| value(&change.slot, &change.old));
     let new = changes.iter().filter_map(|change| value(&change.slot, &change.new));
     old.map(Change::Delete).chain(new.map(Change::Add)).collect()
@@ -138,4 +139,3 @@ pub async fn cleanup() -> netlink::Result<()> {
     nft::delete_table(table::name(Family::V4)).await?;
     nft::delete_table(table::name(Family::V6)).await
 }
-

@@ -36,7 +36,11 @@ pub const COMPONENT: Component = Component { name: "k3s-proxy", bus: "io.k3s.Pro
 #[derive(clap::Args, Debug, Clone)]
 pub struct Args {
     /// Identity for the API server.
-    #[arg(long, value_name = "FILE", default_value = "/var/lib/rancher/k3s/agent/kubeproxy.kubeconfig")]
+    #[arg(
+        long,
+        value_name = "FILE",
+        default_value = "/var/lib/rancher/k3s/agent/kubeproxy.kubeconfig"
+    )]
     pub kubeconfig: PathBuf,
     /// Name of this Node; the host name if not given.
     #[arg(long, value_name = "NAME", default_value = "")]

@@ -81,11 +81,7 @@ fn one_port(
     let (spec, protocol) = (&service.spec, port.protocol);
     let of_family = |ip: &IpAddr| Family::of(*ip) == family;
     let address = |ip| Key::Address(ip, protocol, port.port);
-    let mut add = Adder {
-        plan,
-        family,
-        affinity: service.affinity_secs(),
-    };
+    let mut add = Adder { plan, family, affinity: service.affinity_secs() };
     let internal = match spec.internal_traffic_policy {
         Policy::Cluster => &backends.cluster,
         Policy::Local => &backends.local,
@@ -119,11 +115,7 @@ fn one_port(
         let frontend = Frontend { scope, key, masquerade };
         add.frontend(&frontend, &backends.cluster, refusal);
         if local_only && !backends.cluster.is_empty() {
-            let frontend = Frontend {
-                scope: outside,
-                key,
-                masquerade: Masquerade::Nobody,
-            };
+            let frontend = Frontend { scope: outside, key, masquerade: Masquerade::Nobody };
             add.outside(&frontend, &backends.local);
         }
     }
@@ -194,13 +186,19 @@ impl Adder<'_> {
 }
 
 /// Ready endpoints; while there are none, those that are shutting down but still serve.
-fn backends(slices: &[Arc<EndpointSlice>], port: &ServicePort, family: Family, node: &str) -> Backends {
+fn backends(
+    slices: &[Arc<EndpointSlice>],
+    port: &ServicePort,
+    family: Family,
+    node: &str,
+) -> Backends {
     let mut ready = Backends::default();
     let mut leaving = Backends::default();
     for slice in slices {
-        let numbers = slice.ports.iter().filter(|candidate| {
-            candidate.name == port.name && candidate.protocol == port.protocol
-        });
+        let numbers = slice
+            .ports
+            .iter()
+            .filter(|candidate| candidate.name == port.name && candidate.protocol == port.protocol);
         for number in numbers.filter_map(|candidate| candidate.port) {
             for endpoint in &slice.endpoints {
                 let Some(ip) = first_address(endpoint, family) else {

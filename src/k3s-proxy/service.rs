@@ -163,11 +163,7 @@ impl Proxy {
                 }
             }
         }
-        self.health.send_replace(State {
-            healthy: true,
-            updated: Some(SystemTime::now()),
-            checks,
-        });
+        self.health.send_replace(State { healthy: true, updated: Some(SystemTime::now()), checks });
         self.cx.status(format!("Serving {services} services"));
         self.cx.health(Ok(()));
         self.cx.ready();

@@ -19,12 +19,7 @@ pub enum Scope {
 }
 
 impl Scope {
-    pub const ALL: [Self; 4] = [
-        Self::Address,
-        Self::Port,
-        Self::OutsideAddress,
-        Self::OutsidePort,
-    ];
+    pub const ALL: [Self; 4] = [Self::Address, Self::Port, Self::OutsideAddress, Self::OutsidePort];
 
     pub fn prefix(self) -> &'static str {
         match self {
@@ -144,12 +139,7 @@ impl Shape {
     /// A table starts with what most services need, so that growing is rare.
     pub fn initial() -> Self {
         let targets = (1..=8).flat_map(|count| {
-            let target = |scope, masquerade| Target {
-                scope,
-                masquerade,
-                count,
-                affinity: None,
-            };
+            let target = |scope, masquerade| Target { scope, masquerade, count, affinity: None };
             [
                 target(Scope::Address, Masquerade::Strangers),
                 target(Scope::Address, Masquerade::Everybody),

@@ -192,7 +192,9 @@ impl<'a> Script<'a> {
             self.base_chain("nat", hook, -100, ["goto services"]);
         }
         let rules = [
-            format!("meta mark & {MARK:#x} != 0 meta mark set meta mark ^ {MARK:#x} masquerade fully-random"),
+            format!(
+                "meta mark & {MARK:#x} != 0 meta mark set meta mark ^ {MARK:#x} masquerade fully-random"
+            ),
             // A pod that reached itself through a service must not see its own address.
             format!("ct status dnat {ip} saddr . {ip} daddr @{HAIRPIN} masquerade fully-random"),
         ];
@@ -236,7 +238,8 @@ impl<'a> Script<'a> {
         }
         for (scope, index) in &shape.clients {
             let (address, key) = (self.address_type(), self.key_type(*scope));
-            let body = format!("type {address} . {key}; flags dynamic, timeout; size {CLIENTS_MAX}");
+            let body =
+                format!("type {address} . {key}; flags dynamic, timeout; size {CLIENTS_MAX}");
             self.add("set", &scope.clients(*index), body);
         }
         for (scope, index, secs) in &shape.remembering {

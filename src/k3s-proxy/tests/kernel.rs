@@ -114,9 +114,10 @@ fn packets_follow_services() {
     let hosts: Vec<Scratch> = names.iter().filter_map(|name| Scratch::new(name)).collect();
     let [a, b, client, outside] = hosts.as_slice() else { return };
     node.sh("ip link set lo up; sysctl -qw net.ipv4.ip_forward=1; ip addr add 192.0.2.1/32 dev lo");
-    for (n, (host, ip)) in [(a, "10.42.0.2"), (b, "10.42.0.3"), (client, "10.42.0.4"), (outside, "198.51.100.9")]
-        .into_iter()
-        .enumerate()
+    for (n, (host, ip)) in
+        [(a, "10.42.0.2"), (b, "10.42.0.3"), (client, "10.42.0.4"), (outside, "198.51.100.9")]
+            .into_iter()
+            .enumerate()
     {
         attach(&node, host, &format!("v{n}"), ip);
     }
@@ -130,7 +131,9 @@ fn packets_follow_services() {
         kernel.replace(&claims).await.unwrap();
         (claims, kernel)
     });
-    for (host, to) in [(client, "10.43.0.10:80"), (&node, "10.43.0.10:80"), (outside, "192.0.2.1:30080")] {
+    for (host, to) in
+        [(client, "10.43.0.10:80"), (&node, "10.43.0.10:80"), (outside, "192.0.2.1:30080")]
+    {
         let started = Instant::now();
         let text = fetch(host, to);
         assert!(text.contains("refused"), "{to}: {text}");
@@ -145,18 +148,30 @@ fn packets_follow_services() {
         eprintln!("one change took {:?}", started.elapsed());
         (claims, kernel)
     });
-    for (host, to) in [(client, "10.43.0.10:80"), (&node, "10.43.0.10:80"), (outside, "192.0.2.1:30080"), (client, "192.0.2.1:30080"), (&node, "192.0.2.1:30080")] {
+    for (host, to) in [
+        (client, "10.43.0.10:80"),
+        (&node, "10.43.0.10:80"),
+        (outside, "192.0.2.1:30080"),
+        (client, "192.0.2.1:30080"),
+        (&node, "192.0.2.1:30080"),
+    ] {
         let text = fetch_times(16, host, to);
         let (of_a, of_b) = (text.matches('a').count(), text.matches('b').count());
-        assert!(of_a > 0 && of_b > 0 && of_a + of_b == 16, "{to}: {text}\n{}", node.sh("nft list ruleset"));
+        assert!(
+            of_a > 0 && of_b > 0 && of_a + of_b == 16,
+            "{to}: {text}\n{}",
+            node.sh("nft list ruleset")
+        );
     }
     // A pod that reaches itself.
     let text = fetch_times(8, a, "10.43.0.10:80");
     assert_eq!(text.len(), 8, "{text}");
     // A host port.
-    let pod: Pod = serde_json::from_value(json!({"metadata": {"namespace": "default", "name": "p"},
+    let pod: Pod =
+        serde_json::from_value(json!({"metadata": {"namespace": "default", "name": "p"},
         "spec": {"containers": [{"ports": [{"containerPort": 8080, "hostPort": 9090}]}]},
-        "status": {"phase": "Running", "podIP": "10.42.0.2"}})).unwrap();
+        "status": {"phase": "Running", "podIP": "10.42.0.2"}}))
+        .unwrap();
     let owner = Owner::Pod(client::Key::new("default", "p"));
     let changes = claims.set(owner, plan::pod(&pod));
     // And the external policy Local, with session affinity.
