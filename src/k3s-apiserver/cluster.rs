@@ -1,14 +1,14 @@
 //! All objects of the cluster as this server sees them.
 //!
 //! Reads come from the watch caches. Strategies and admission read what is there; verbs first wait
-//! until the caches have caught up (`settled`).
+//! until the caches have caught up (`Storage::settled`).
 
-use std::collections::HashMap;
 use std::ops::RangeInclusive;
 use std::sync::Arc;
 
 use ipnetwork::IpNetwork;
 
+use crate::storage::Storage;
 use crate::storage::entry::Entry;
 use crate::storage::keys::object_key;
 use crate::storage::store::Store;
@@ -23,22 +23,19 @@ pub struct ClusterOptions {
 }
 
 /// Read access to every resource.
-#[derive(Debug)]
 pub struct Cluster {
     pub options: ClusterOptions,
-    stores: HashMap<String, Arc<Store>>,
+    pub storage: Arc<Storage>,
 }
 
 impl Cluster {
-    pub fn new(options: ClusterOptions, stores: Vec<Store>) -> Self {
-        let stores =
-            stores.into_iter().map(|store| (store.resource.clone(), Arc::new(store))).collect();
-        Self { options, stores }
+    pub fn new(options: ClusterOptions, storage: Arc<Storage>) -> Self {
+        Self { options, storage }
     }
 
     /// The cache of a resource given as `configmaps` or `deployments.apps`.
     pub fn store(&self, resource: &str) -> Option<&Arc<Store>> {
-        self.stores.get(resource)
+        self.storage.store(resource)
     }
 
     /// One object as the cache has it; the namespace is empty for cluster-scoped resources.

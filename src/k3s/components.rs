@@ -39,7 +39,11 @@ macro_rules! component {
 
 /// All components, in the order they are listed to people.
 pub(crate) static COMPONENTS: &[Entry] =
-    &[component!(k3s_flannel, CurrentThread, "Pod network of this node")];
+    &[
+    component!(k3s_store, MultiThread, "Datastore: the etcd API over SQLite"),
+    component!(k3s_apiserver, MultiThread, "Kubernetes API"),
+    component!(k3s_flannel, CurrentThread, "Pod network of this node"),
+];
 
 /// The component with this name, with or without the `k3s-` prefix.
 pub(crate) fn find(name: &str) -> Option<&'static Entry> {

@@ -4,21 +4,8 @@
 //! (object metadata, generation, status isolation, managed fields, storage). Invariant: strategies
 //! are pure decisions on object trees; only `allocate` holds something, in the guard it returns.
 
-mod apps;
-mod batch;
-mod coordination;
-pub mod core;
-mod discovery;
-mod events;
 pub mod field;
-mod networking;
-mod node;
-mod policy;
-mod rbac;
-mod scheduling;
-pub(crate) mod table;
-pub(crate) mod validate;
-pub(crate) mod value;
+pub mod meta;
 
 use std::any::Any;
 
@@ -144,6 +131,20 @@ pub trait Strategy: Sync + Send {
         Deletion::Now
     }
 
+    /// Marks an object that is being deleted and stays for a while (a namespace's phase).
+    fn mark_deleting(&self, _obj: &mut Object) {}
+
+    /// Does something besides `metadata.finalizers` keep a deleted object (a namespace's
+    /// `spec.finalizers`)?
+    fn holds_deletion(&self, _obj: &Object) -> bool {
+        false
+    }
+
+    /// Is a status in the body of CREATE kept (nodes)?
+    fn keeps_status_on_create(&self) -> bool {
+        false
+    }
+
     /// May PUT create a missing object?
     fn allow_create_on_update(&self) -> bool {
         false
@@ -229,19 +230,7 @@ pub fn default_row(obj: &Object, _now: Timestamp) -> Vec<Value> {
 }
 
 /// One slice per group, each in its own folder.
-static GROUPS: &[&[&dyn Strategy]] = &[
-    core::STRATEGIES,
-    apps::STRATEGIES,
-    batch::STRATEGIES,
-    coordination::STRATEGIES,
-    discovery::STRATEGIES,
-    events::STRATEGIES,
-    networking::STRATEGIES,
-    node::STRATEGIES,
-    policy::STRATEGIES,
-    rbac::STRATEGIES,
-    scheduling::STRATEGIES,
-];
+static GROUPS: &[&[&dyn Strategy]] = &[];
 
 /// The strategies that say something particular.
 pub fn strategies() -> impl Iterator<Item = &'static dyn Strategy> {
@@ -256,4 +245,28 @@ impl Strategy for Generic {
     fn resource(&self) -> &'static str {
         self.0
     }
+}
+
+/// The resources whose DELETE answers with the object instead of a Status.
+pub fn returns_deleted(resource: &str) -> bool {
+    matches!(
+        resource,
+        "csidrivers.storage.k8s.io"
+            | "csinodes.storage.k8s.io"
+            | "customresourcedefinitions.apiextensions.k8s.io"
+            | "deviceclasses.resource.k8s.io"
+            | "persistentvolumeclaims"
+            | "persistentvolumes"
+            | "pods"
+            | "podtemplates"
+            | "resourceclaims.resource.k8s.io"
+            | "resourceclaimtemplates.resource.k8s.io"
+            | "resourcequotas"
+            | "resourceslices.resource.k8s.io"
+            | "serviceaccounts"
+            | "services"
+            | "storageclasses.storage.k8s.io"
+            | "volumeattachments.storage.k8s.io"
+            | "volumeattributesclasses.storage.k8s.io"
+    )
 }

@@ -25,6 +25,8 @@ pub struct Entry {
     /// Where the part without `kind` and `apiVersion` starts in `bytes`: a list item is `{` and
     /// what follows from here. 0 when the object was written by others in another order.
     item: u32,
+    /// Where the digits of the resourceVersion are in `bytes`.
+    digits: (u32, u32),
     pub uid: Box<str>,
     pub labels: Box<[(Box<str>, Box<str>)]>,
     /// The values of the kind's selectable fields, in their order.
@@ -59,13 +61,14 @@ impl Entry {
         let meta: Meta =
             serde_json::from_str(text).with_context(|| format!("read metadata of {key}"))?;
         let at = text.as_ptr() as usize - stored.as_ptr() as usize;
-        let (bytes, item) = splice(stored, at, text, revision)?;
+        let (bytes, item, digits) = splice(stored, at, text, revision)?;
         let fields = if selectable.is_empty() { Box::default() } else { pick(stored, selectable)? };
         Ok(Self {
             key: key.into(),
             revision,
             bytes,
             item,
+            digits,
             uid: meta.uid,
             labels: meta.labels.unwrap_or_default().into_iter().collect(),
             fields,
@@ -91,6 +94,27 @@ impl Entry {
         serde_json::from_slice(&self.bytes).unwrap_or_default()
     }
 
+    /// The same object with another resourceVersion: what a DELETED event shows.
+    pub fn at_revision(&self, revision: i64) -> Self {
+        let (from, to) = (self.digits.0 as usize, self.digits.1 as usize);
+        let digits = revision.to_string();
+        let mut bytes = Vec::with_capacity(self.bytes.len() + digits.len());
+        bytes.extend_from_slice(&self.bytes[..from]);
+        bytes.extend_from_slice(digits.as_bytes());
+        bytes.extend_from_slice(&self.bytes[to..]);
+        let end = self.digits.0 + digits.len() as u32;
+        Self {
+            key: self.key.clone(),
+            revision,
+            bytes: bytes.into(),
+            item: self.item,
+            digits: (self.digits.0, end),
+            uid: self.uid.clone(),
+            labels: self.labels.clone(),
+            fields: self.fields.clone(),
+        }
+    }
+
     /// What follows `{` of this object as an item of a list; none when it must be made by hand.
     pub fn item(&self) -> Option<&[u8]> {
         if self.item == 0 { None } else { self.bytes.get(self.item as usize..) }
@@ -98,11 +122,19 @@ impl Entry {
 }
 
 /// Puts the resourceVersion first into the metadata object found at `at`.
-fn splice(stored: &[u8], at: usize, meta: &str, revision: i64) -> anyhow::Result<(Bytes, u32)> {
+fn splice(
+    stored: &[u8],
+    at: usize,
+    meta: &str,
+    revision: i64,
+) -> anyhow::Result<(Bytes, u32, (u32, u32))> {
     let (before, rest) = stored.split_at(at);
     let Some(rest) = rest.strip_prefix(b"{") else { bail!("metadata is no object") };
     let empty = meta.get(1..).is_some_and(|inner| inner.trim_start().starts_with('}'));
-    let field = format!("{{\"resourceVersion\":\"{revision}\"{}", if empty { "" } else { "," });
+    let head = "{\"resourceVersion\":\"";
+    let field = format!("{head}{revision}\"{}", if empty { "" } else { "," });
+    let from = u32::try_from(at + head.len())?;
+    let digits = (from, from + revision.to_string().len() as u32);
     let mut bytes = Vec::with_capacity(stored.len() + field.len());
     bytes.extend_from_slice(before);
     bytes.extend_from_slice(field.as_bytes());
@@ -114,7 +146,7 @@ fn splice(stored: &[u8], at: usize, meta: &str, revision: i64) -> anyhow::Result
     } else {
         0
     };
-    Ok((bytes.into(), item))
+    Ok((bytes.into(), item, digits))
 }
 
 /// The texts of the selectable fields.
@@ -193,6 +225,9 @@ mod tests {
         let item: Value = serde_json::from_str(&item).unwrap();
         assert!(item.get("kind").is_none());
         assert_eq!(item["metadata"]["name"], "a");
+        let later = entry.at_revision(1234);
+        assert_eq!(later.object()["metadata"]["resourceVersion"], "1234");
+        assert_eq!(later.at_revision(9).bytes.len(), entry.bytes.len());
     }
 
     #[test]

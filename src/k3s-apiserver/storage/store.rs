@@ -145,6 +145,11 @@ impl State {
         self.floor = revision;
     }
 
+    /// The revision of the newest event.
+    pub fn latest(&self) -> i64 {
+        self.ring.back().map_or(self.floor, |event| event.revision)
+    }
+
     /// The place in the ring of the first event after `revision`; none when it has expired.
     pub fn place_after(&self, revision: i64) -> Option<u64> {
         if revision < self.floor {

@@ -1,0 +1,43 @@
+//! What every request needs: the kinds, the storage, the rules.
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use jiff::Timestamp;
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+use crate::args::Args;
+use crate::cluster::Cluster;
+use crate::kinds::Kinds;
+use crate::metrics::Metrics;
+use crate::storage::Storage;
+
+/// The API server's shared state.
+pub struct ApiServer {
+    pub args: Args,
+    pub kinds: Kinds,
+    pub storage: Arc<Storage>,
+    pub cluster: Cluster,
+    pub metrics: Metrics,
+    pub event_ttl: Duration,
+    pub stop: CancellationToken,
+    /// Upgraded connections (exec, port-forward), which outlive their request.
+    pub tunnels: Mutex<JoinSet<()>>,
+}
+
+impl ApiServer {
+    /// Ends the upgraded connections.
+    pub async fn end_tunnels(&self) {
+        let mut tunnels = {
+            let mut held = self.tunnels.lock().unwrap_or_else(PoisonError::into_inner);
+            std::mem::take(&mut *held)
+        };
+        tunnels.shutdown().await;
+    }
+
+    /// Now, on the wire clock: whole seconds are the caller's business.
+    pub fn now(&self) -> Timestamp {
+        Timestamp::now()
+    }
+}

@@ -1,0 +1,86 @@
+//! From a request to the code that answers it.
+
+use std::sync::Arc;
+
+use http::{Method, Response, StatusCode};
+use hyper::body::Incoming;
+
+use crate::body::{Body, text};
+use crate::filter::{Call, read_body};
+use crate::kinds::Kind;
+use crate::status::Status;
+use crate::{health, verbs};
+
+/// Answers an authorised request.
+pub async fn dispatch(call: Call<'_>, body: Incoming) -> Result<Response<Body>, Status> {
+    if !call.info.is_resource {
+        return plain(&call).await;
+    }
+    let info = &call.info;
+    let kind = call.server.kinds.get(&info.group, &info.version, &info.resource).cloned();
+    let Some(kind) = kind else { return Err(unknown(&call)) };
+    if kind.namespaced && info.namespace.is_empty() && !matches!(info.verb, "list" | "watch") {
+        return Err(Status::method_not_allowed());
+    }
+    if !kind.namespaced && !info.namespace.is_empty() && info.resource != "namespaces" {
+        return Err(Status::no_resource());
+    }
+    let mut call = call;
+    if !kind.namespaced {
+        call.info.namespace.clear();
+    }
+    if call.info.subresource.is_empty() {
+        object(&call, &kind, body).await
+    } else {
+        verbs::subresource::serve(&call, &kind, body).await
+    }
+}
+
+async fn object(
+    call: &Call<'_>,
+    kind: &Arc<Kind>,
+    body: Incoming,
+) -> Result<Response<Body>, Status> {
+    let verb = call.info.verb;
+    if !kind.has_verb(verb) {
+        return Err(Status::method_not_allowed());
+    }
+    if kind.has_verb("create") && !kind.has_verb("list") {
+        return verbs::review::serve(call, kind, read_body(body).await?).await;
+    }
+    match verb {
+        "get" if call.query.flag("watch") => verbs::watch::watch(call, kind).await,
+        "get" => verbs::get::get(call, kind).await,
+        "list" => verbs::list::list(call, kind).await,
+        "watch" => verbs::watch::watch(call, kind).await,
+        "create" => verbs::create::create(call, kind, read_body(body).await?).await,
+        "update" => verbs::update::update(call, kind, read_body(body).await?).await,
+        "patch" => verbs::patch::patch(call, kind, read_body(body).await?).await,
+        "delete" => verbs::delete::delete(call, kind, read_body(body).await?).await,
+        "deletecollection" => verbs::delete::collection(call, kind, read_body(body).await?).await,
+        _ => Err(Status::method_not_allowed()),
+    }
+}
+
+fn unknown(_call: &Call<'_>) -> Status {
+    Status::no_resource()
+}
+
+/// Paths that name no resource.
+async fn plain(call: &Call<'_>) -> Result<Response<Body>, Status> {
+    let path = call.info.path.trim_end_matches('/');
+    let get = matches!(call.parts.method, Method::GET | Method::HEAD);
+    match path {
+        "/version" if get => Ok(health::version()),
+        "/ping" if get => Ok(text(StatusCode::OK, "pong")),
+        "/metrics" if get => Ok(text(StatusCode::OK, call.server.metrics.render())),
+        "/cacerts" if get => health::cacerts(call),
+        _ if get && is_health(path) => Ok(health::check(call, path)),
+        _ => Err(Status::no_resource()),
+    }
+}
+
+fn is_health(path: &str) -> bool {
+    let first = path.split('/').nth(1).unwrap_or_default();
+    matches!(first, "healthz" | "livez" | "readyz")
+}

@@ -1,0 +1,124 @@
+//! The chain that every request runs through: read it, authenticate, impersonate, authorise,
+//! dispatch, count.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Instant;
+
+use bytes::{Bytes, BytesMut};
+use http::header::{CACHE_CONTROL, HeaderValue};
+use http::request::Parts;
+use http::{Request, Response, StatusCode};
+use http_body::Body as _;
+use http_body_util::BodyExt;
+use hyper::body::Incoming;
+
+use crate::api_server::ApiServer;
+use crate::auth;
+use crate::body::{Body, refusal};
+use crate::dispatch::dispatch;
+use crate::metrics::Labels;
+use crate::request::{Query, RequestInfo};
+use crate::server::Peer;
+use crate::status::Status;
+use crate::user::UserInfo;
+
+/// The largest body, upstream's `MaxRequestBodyBytes`.
+pub const BODY_MAX: usize = 3 << 20;
+/// How long a client may take to send its body.
+const BODY_TIME: std::time::Duration = std::time::Duration::from_secs(60);
+
+/// A request that has been read and may be served.
+pub struct Call<'a> {
+    pub server: &'a Arc<ApiServer>,
+    pub info: RequestInfo,
+    pub query: Query,
+    pub parts: Parts,
+    pub user: UserInfo,
+    pub peer: &'a Peer,
+}
+
+/// Answers one request; never fails.
+pub async fn handle(
+    server: &Arc<ApiServer>,
+    peer: &Peer,
+    request: Request<Incoming>,
+) -> Response<Body> {
+    let begun = Instant::now();
+    let (parts, body) = request.into_parts();
+    let query = Query::parse(parts.uri.query());
+    let info = RequestInfo::new(&parts.method, parts.uri.path(), &query);
+    let mut labels = Labels {
+        verb: info.verb,
+        group: info.group.clone(),
+        version: info.version.clone(),
+        resource: info.resource.clone(),
+        subresource: info.subresource.clone(),
+        code: 0,
+    };
+    let known =
+        info.is_resource && server.kinds.get(&info.group, &info.version, &info.resource).is_some();
+    server.metrics.inflight.fetch_add(1, Ordering::Relaxed);
+    let mut response = match serve(server, peer, info, query, parts, body).await {
+        Ok(response) => response,
+        Err(status) => refusal(&status),
+    };
+    server.metrics.inflight.fetch_sub(1, Ordering::Relaxed);
+    if !known {
+        labels = Labels {
+            group: String::new(),
+            version: String::new(),
+            resource: String::new(),
+            subresource: String::new(),
+            ..labels
+        };
+    }
+    labels.code = response.status().as_u16();
+    server.metrics.count(labels, begun.elapsed());
+    if response.status() != StatusCode::SWITCHING_PROTOCOLS {
+        let value = HeaderValue::from_static("no-cache, private");
+        response.headers_mut().entry(CACHE_CONTROL).or_insert(value);
+    }
+    response
+}
+
+async fn serve(
+    server: &Arc<ApiServer>,
+    peer: &Peer,
+    info: RequestInfo,
+    query: Query,
+    parts: Parts,
+    body: Incoming,
+) -> Result<Response<Body>, Status> {
+    let user = auth::authenticate(server, peer, &parts, &info).await?;
+    let user = auth::impersonate(server, user, &parts, &info).await?;
+    auth::authorize(server, &user, &info).await?;
+    let call = Call { server, info, query, parts, user, peer };
+    dispatch(call, body).await
+}
+
+/// Reads a whole body, within limits.
+pub async fn read_body(body: Incoming) -> Result<Bytes, Status> {
+    match tokio::time::timeout(BODY_TIME, gather(body)).await {
+        Ok(read) => read,
+        Err(_) => Err(Status::new(408, "Timeout", "the body did not come in time")),
+    }
+}
+
+async fn gather(mut body: Incoming) -> Result<Bytes, Status> {
+    let mut all = BytesMut::new();
+    while let Some(frame) = body.frame().await {
+        let frame = frame
+            .map_err(|err| Status::bad_request(format!("the body could not be read: {err}")))?;
+        if let Ok(data) = frame.into_data() {
+            if all.len() + data.len() > BODY_MAX {
+                return Err(Status::too_large(&format!("limit is {BODY_MAX}")));
+            }
+            if all.is_empty() && body.is_end_stream() {
+                return Ok(data);
+            }
+            all.extend_from_slice(&data);
+        }
+    }
+    Ok(all.freeze())
+}

@@ -1,0 +1,87 @@
+//! `/version`, `/healthz`, `/livez`, `/readyz` and `/cacerts`.
+
+use http::{Response, StatusCode};
+use serde_json::json;
+
+use crate::body::{Body, json, text};
+use crate::filter::Call;
+use crate::status::Status;
+
+/// What the server says it is: the API level in upstream's form.
+pub fn version() -> Response<Body> {
+    let full = env!("CARGO_PKG_VERSION");
+    let mut parts = full.split('.');
+    json(
+        StatusCode::OK,
+        &json!({
+            "major": parts.next().unwrap_or_default(),
+            "minor": parts.next().unwrap_or_default(),
+            "emulationMajor": "1", "emulationMinor": "36",
+            "minCompatibilityMajor": "1", "minCompatibilityMinor": "35",
+            "gitVersion": format!("v{full}+k3s1"),
+            "gitCommit": "", "gitTreeState": "clean", "buildDate": "1970-01-01T00:00:00Z",
+            "goVersion": "", "compiler": "rustc",
+            "platform": concat!("linux/", "amd64"),
+        }),
+    )
+}
+
+/// The CA that clients of this server trust, as agents fetch it.
+pub fn cacerts(call: &Call<'_>) -> Result<Response<Body>, Status> {
+    let path = call.server.args.client_ca_file.as_ref().ok_or_else(Status::no_resource)?;
+    let pem = std::fs::read_to_string(path).map_err(|_| Status::no_resource())?;
+    Ok(text(StatusCode::OK, pem))
+}
+
+/// One named check.
+struct Check {
+    name: &'static str,
+    ok: bool,
+}
+
+fn checks(call: &Call<'_>, kind: &str) -> Vec<Check> {
+    let loaded = call.server.storage.loaded();
+    let mut all = vec![Check { name: "ping", ok: true }, Check { name: "log", ok: true }];
+    all.push(Check { name: "etcd", ok: loaded });
+    if kind == "readyz" {
+        all.push(Check { name: "etcd-readiness", ok: loaded });
+        all.push(Check { name: "informer-sync", ok: loaded });
+        all.push(Check { name: "shutdown", ok: !call.server.stop.is_cancelled() });
+    }
+    all
+}
+
+/// `/readyz?verbose`, `/livez/etcd`, `/healthz?exclude=etcd` …
+pub fn check(call: &Call<'_>, path: &str) -> Response<Body> {
+    let mut parts = path.trim_start_matches('/').splitn(2, '/');
+    let kind = parts.next().unwrap_or_default();
+    let only = parts.next();
+    let excluded: Vec<&str> = call.query.all("exclude").collect();
+    let mut report = String::new();
+    let mut failed = false;
+    let all = checks(call, kind);
+    if let Some(name) = only
+        && !all.iter().any(|check| check.name == name)
+    {
+        return text(StatusCode::NOT_FOUND, "404 page not found\n");
+    }
+    for check in all.iter().filter(|check| only.is_none_or(|name| name == check.name)) {
+        if excluded.contains(&check.name) {
+            report.push_str(&format!("[+]{} excluded: ok\n", check.name));
+        } else if check.ok {
+            report.push_str(&format!("[+]{} ok\n", check.name));
+        } else {
+            failed = true;
+            report.push_str(&format!("[-]{} failed: reason withheld\n", check.name));
+        }
+    }
+    if failed {
+        report.push_str(&format!("{kind} check failed\n"));
+        return text(StatusCode::INTERNAL_SERVER_ERROR, report);
+    }
+    if call.query.get("verbose").is_some() {
+        report.push_str(&format!("{kind} check passed\n"));
+        return text(StatusCode::OK, report);
+    }
+    text(StatusCode::OK, "ok")
+}

@@ -1,0 +1,321 @@
+//! `ObjectMeta`: what holds for the metadata of every kind.
+
+use serde_json::Value;
+
+use super::field::{FieldErrors, Path};
+use super::{NameRule, Object};
+use crate::kinds::Kind;
+
+const ANNOTATIONS_MAX: usize = 256 << 10;
+const LABEL_MAX: usize = 63;
+const NAME_MAX: usize = 253;
+
+const SUBDOMAIN: &str = "a lowercase RFC 1123 subdomain must consist of lower case alphanumeric characters, '-' or \
+     '.', and must start and end with an alphanumeric character (e.g. 'example.com', regex used \
+     for validation is '[a-z0-9]([-a-z0-9]*[a-z0-9])?(\\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*')";
+const LABEL: &str = "a lowercase RFC 1123 label must consist of lower case alphanumeric characters or '-', and \
+     must start and end with an alphanumeric character (e.g. 'my-name',  or '123-abc', regex used \
+     for validation is '[a-z0-9]([-a-z0-9]*[a-z0-9])?')";
+const LABEL_1035: &str = "a DNS-1035 label must consist of lower case alphanumeric characters or '-', start with an \
+     alphabetic character, and end with an alphanumeric character (e.g. 'my-name',  or 'abc-123', \
+     regex used for validation is '[a-z]([-a-z0-9]*[a-z0-9])?')";
+const QUALIFIED: &str = "name part must consist of alphanumeric characters, '-', '_' or '.', and must start and end \
+     with an alphanumeric character (e.g. 'MyName',  or 'my.name',  or '123-abc', regex used for \
+     validation is '([A-Za-z0-9][-A-Za-z0-9_.]*)?[A-Za-z0-9]')";
+const LABEL_VALUE: &str = "a valid label must be an empty string or consist of alphanumeric characters, '-', '_' or \
+     '.', and must start and end with an alphanumeric character (e.g. 'MyValue',  or 'my_value',  \
+     or '12345', regex used for validation is '(([A-Za-z0-9][-A-Za-z0-9_.]*)?[A-Za-z0-9])?')";
+
+/// Refuses bad metadata of a new object.
+pub fn validate(kind: &Kind, object: &Object, errs: &mut FieldErrors) {
+    let path = Path::new("metadata");
+    let meta = &object["metadata"];
+    let rule = kind.strategy.name_rule();
+    let prefix = meta["generateName"].as_str().unwrap_or_default();
+    if !prefix.is_empty() {
+        for problem in name_problems(rule, prefix, true) {
+            errs.invalid(path.child("generateName"), prefix, problem);
+        }
+    }
+    let name = meta["name"].as_str().unwrap_or_default();
+    if name.is_empty() {
+        errs.required(path.child("name"), "name or generateName is required");
+    } else {
+        for problem in name_problems(rule, name, false) {
+            errs.invalid(path.child("name"), name, problem);
+        }
+    }
+    let namespace = meta["namespace"].as_str().unwrap_or_default();
+    if kind.namespaced {
+        if namespace.is_empty() {
+            errs.required(path.child("namespace"), "");
+        } else {
+            for problem in name_problems(NameRule::Label, namespace, false) {
+                errs.invalid(path.child("namespace"), namespace, problem);
+            }
+        }
+    } else if !namespace.is_empty() {
+        errs.forbidden(path.child("namespace"), "not allowed on this type");
+    }
+    accessors(meta, &path, errs);
+}
+
+/// What create and update check alike.
+fn accessors(meta: &Value, path: &Path, errs: &mut FieldErrors) {
+    labels(&path.child("labels"), &meta["labels"], errs);
+    annotations(&path.child("annotations"), &meta["annotations"], errs);
+    owners(&path.child("ownerReferences"), &meta["ownerReferences"], errs);
+    finalizers(&path.child("finalizers"), &meta["finalizers"], errs);
+}
+
+/// Refuses changes of what stays for an object's life.
+pub fn validate_update(kind: &Kind, new: &Object, old: &Object, errs: &mut FieldErrors) {
+    let path = Path::new("metadata");
+    let (new, old) = (&new["metadata"], &old["metadata"]);
+    let deleting = !old["deletionTimestamp"].is_null();
+    if deleting {
+        let had: Vec<&Value> = old["finalizers"].as_array().into_iter().flatten().collect();
+        let added: Vec<Value> = new["finalizers"]
+            .as_array()
+            .into_iter()
+            .flatten()
+            .filter(|finalizer| !had.contains(finalizer))
+            .cloned()
+            .collect();
+        if !added.is_empty() {
+            let shown = format_strings(&added);
+            errs.forbidden(
+                path.child("finalizers"),
+                format!(
+                    "no new finalizers can be added if the object is being deleted, found new \
+                     finalizers {shown}"
+                ),
+            );
+        }
+    }
+    for name in ["name", "namespace", "uid", "creationTimestamp"] {
+        if new[name] != old[name] {
+            errs.invalid(path.child(name), new[name].clone(), "field is immutable");
+        }
+    }
+    let _whatever_the_kind = kind;
+    accessors(new, &path, errs);
+}
+
+/// Go's `%#v` of a string slice.
+fn format_strings(list: &[Value]) -> String {
+    let quoted: Vec<String> = list.iter().map(super::field::show).collect();
+    format!("[]string{{{}}}", quoted.join(", "))
+}
+
+fn labels(path: &Path, labels: &Value, errs: &mut FieldErrors) {
+    for (key, value) in labels.as_object().into_iter().flatten() {
+        for problem in qualified_problems(key) {
+            errs.invalid(path.clone(), key.as_str(), problem);
+        }
+        let value = value.as_str().unwrap_or_default();
+        for problem in label_value_problems(value) {
+            errs.invalid(path.key(key), value, problem);
+        }
+    }
+}
+
+fn annotations(path: &Path, annotations: &Value, errs: &mut FieldErrors) {
+    let mut size = 0;
+    for (key, value) in annotations.as_object().into_iter().flatten() {
+        for problem in qualified_problems(&key.to_lowercase()) {
+            errs.invalid(path.clone(), key.as_str(), problem);
+        }
+        size += key.len() + value.as_str().map_or(0, str::len);
+    }
+    if size > ANNOTATIONS_MAX {
+        errs.too_long(path.clone(), ANNOTATIONS_MAX);
+    }
+}
+
+fn owners(path: &Path, owners: &Value, errs: &mut FieldErrors) {
+    let mut controller = false;
+    for (at, owner) in owners.as_array().into_iter().flatten().enumerate() {
+        let path = path.index(at);
+        let version = owner["apiVersion"].as_str().unwrap_or_default();
+        if version.is_empty() || version.split('/').count() > 2 || version.ends_with('/') {
+            errs.invalid(path.child("apiVersion"), version, "version must not be empty");
+        }
+        for field in ["kind", "name", "uid"] {
+            if owner[field].as_str().unwrap_or_default().is_empty() {
+                errs.invalid(path.child(field), "", "must not be empty");
+            }
+        }
+        if owner["controller"] == true {
+            if controller {
+                errs.invalid(
+                    path.clone(),
+                    owner.clone(),
+                    "Only one reference can have Controller set to true",
+                );
+            }
+            controller = true;
+        }
+    }
+}
+
+fn finalizers(path: &Path, finalizers: &Value, errs: &mut FieldErrors) {
+    let list: Vec<&str> =
+        finalizers.as_array().into_iter().flatten().filter_map(Value::as_str).collect();
+    for (at, finalizer) in list.iter().enumerate() {
+        let path = path.index(at);
+        let problems = qualified_problems(finalizer);
+        let bad = !problems.is_empty();
+        for problem in problems {
+            errs.invalid(path.clone(), *finalizer, problem);
+        }
+        let standard = matches!(*finalizer, "kubernetes" | "orphan" | "foregroundDeletion");
+        if !bad && !finalizer.contains('/') && !standard {
+            errs.invalid(
+                path,
+                *finalizer,
+                "name is neither a standard finalizer name nor is it fully qualified",
+            );
+        }
+    }
+    if list.contains(&"orphan") && list.contains(&"foregroundDeletion") {
+        errs.invalid(
+            path.clone(),
+            finalizers.clone(),
+            "finalizer orphan and foregroundDeletion cannot be both set",
+        );
+    }
+}
+
+/// What is wrong with a name; `prefix` when it is a `generateName`, which may end with a dash.
+pub fn name_problems(rule: NameRule, name: &str, prefix: bool) -> Vec<String> {
+    let masked: String;
+    let checked = if prefix && name.len() > 1 && name.ends_with('-') {
+        masked = format!("{}a", &name[..name.len() - 2]);
+        masked.as_str()
+    } else {
+        name
+    };
+    let dns = |max: usize, good: bool, text: &str| {
+        let mut problems = Vec::new();
+        if checked.len() > max {
+            problems.push(format!("must be no more than {max} bytes"));
+        }
+        if !good {
+            problems.push(text.to_owned());
+        }
+        problems
+    };
+    match rule {
+        NameRule::Own => Vec::new(),
+        NameRule::Subdomain => dns(NAME_MAX, checked.split('.').all(is_label), SUBDOMAIN),
+        NameRule::Label | NameRule::Service => dns(LABEL_MAX, is_label(checked), LABEL),
+        NameRule::Label1035 => {
+            let good = is_label(checked) && checked.starts_with(|c: char| c.is_ascii_lowercase());
+            dns(LABEL_MAX, good, LABEL_1035)
+        }
+        NameRule::PathSegment => path_segment_problems(name, prefix),
+    }
+}
+
+fn path_segment_problems(name: &str, prefix: bool) -> Vec<String> {
+    let mut problems = Vec::new();
+    if !prefix && matches!(name, "." | "..") {
+        problems.push(format!("may not be '{name}'"));
+        return problems;
+    }
+    for bad in ["/", "%"] {
+        if name.contains(bad) {
+            problems.push(format!("may not contain '{bad}'"));
+        }
+    }
+    problems
+}
+
+fn is_label(text: &str) -> bool {
+    let inner = |c: u8| c.is_ascii_lowercase() || c.is_ascii_digit();
+    let bytes = text.as_bytes();
+    bytes.iter().all(|byte| inner(*byte) || *byte == b'-')
+        && bytes.first().copied().is_some_and(inner)
+        && bytes.last().copied().is_some_and(inner)
+}
+
+/// Letters, digits, `-_.`, with a letter or digit at both ends.
+fn is_name_part(text: &str) -> bool {
+    let bytes = text.as_bytes();
+    bytes.iter().all(|byte| byte.is_ascii_alphanumeric() || b"-_.".contains(byte))
+        && bytes.first().is_some_and(u8::is_ascii_alphanumeric)
+        && bytes.last().is_some_and(u8::is_ascii_alphanumeric)
+}
+
+/// What is wrong with a label or annotation key.
+pub fn qualified_problems(key: &str) -> Vec<String> {
+    let mut problems = Vec::new();
+    let mut parts = key.split('/');
+    let (prefix, name) = match (parts.next(), parts.next(), parts.next()) {
+        (Some(name), None, _) => (None, name),
+        (Some(prefix), Some(name), None) => (Some(prefix), name),
+        _ => {
+            problems.push(format!(
+                "a qualified name must consist of alphanumeric characters, '-', '_' or '.', and \
+                 must start and end with an alphanumeric character (e.g. 'MyName',  or 'my.name', \
+                 \u{20}or '123-abc', regex used for validation is \
+                 '([A-Za-z0-9][-A-Za-z0-9_.]*)?[A-Za-z0-9]') with an optional DNS subdomain \
+                 prefix and '/' (e.g. 'example.com/MyName')"
+            ));
+            return problems;
+        }
+    };
+    if let Some(prefix) = prefix {
+        if prefix.is_empty() {
+            problems.push("prefix part must be non-empty".to_owned());
+        } else {
+            for problem in name_problems(NameRule::Subdomain, prefix, false) {
+                problems.push(format!("prefix part {problem}"));
+            }
+        }
+    }
+    if name.is_empty() {
+        problems.push("name part must be non-empty".to_owned());
+    } else if name.len() > LABEL_MAX {
+        problems.push(format!("name part must be no more than {LABEL_MAX} bytes"));
+    }
+    if !is_name_part(name) {
+        problems.push(QUALIFIED.to_owned());
+    }
+    problems
+}
+
+/// What is wrong with a label's value.
+pub fn label_value_problems(value: &str) -> Vec<String> {
+    let mut problems = Vec::new();
+    if value.len() > LABEL_MAX {
+        problems.push(format!("must be no more than {LABEL_MAX} bytes"));
+    }
+    if !value.is_empty() && !is_name_part(value) {
+        problems.push(LABEL_VALUE.to_owned());
+    }
+    problems
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_follow_their_rule() {
+        let check = |rule, name: &str, good: bool| {
+            assert_eq!(name_problems(rule, name, false).is_empty(), good, "{rule:?} {name}");
+        };
+        check(NameRule::Subdomain, "a.b-c", true);
+        check(NameRule::Subdomain, "a..b", false);
+        check(NameRule::Subdomain, &"a".repeat(254), false);
+        check(NameRule::Label, "a.b", false);
+        check(NameRule::Label1035, "1a", false);
+        check(NameRule::PathSegment, "system:node", true);
+        check(NameRule::PathSegment, "..", false);
+        assert!(name_problems(NameRule::Label, "web-", true).is_empty());
+        assert!(qualified_problems("example.com/a_b").is_empty());
+        assert!(!qualified_problems("a/b/c").is_empty());
+    }
+}

@@ -1,0 +1,125 @@
+//! Connections: accept, TLS, HTTP/1.1 and HTTP/2, and the end of it all.
+//!
+//! Knows nothing of Kubernetes; every request goes to `filter::handle`. Invariant: every task is in
+//! the set that `serve` awaits.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::server::conn::auto;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::task::JoinSet;
+use tokio::time::timeout;
+use tokio_rustls::TlsAcceptor;
+use tokio_util::sync::CancellationToken;
+use tracing::debug;
+
+use crate::api_server::ApiServer;
+use crate::filter;
+use crate::tls::{Tls, identity};
+use crate::user::UserInfo;
+
+const HANDSHAKE_MAX: Duration = Duration::from_secs(10);
+const HEADERS_MAX: Duration = Duration::from_secs(10);
+/// How long running requests may go on after `stop`.
+const DRAIN: Duration = Duration::from_secs(4);
+const CONNECTIONS_MAX: usize = 32_768;
+/// A watch is a stream: clients with many reflectors need many.
+const STREAMS_MAX: u32 = 1000;
+const WINDOW: u32 = 1 << 20;
+
+/// What is known of a connection before its first request.
+#[derive(Clone, Debug)]
+pub struct Peer {
+    pub address: SocketAddr,
+    /// The verified client certificate's DER and who it says the client is.
+    pub certificate: Option<Arc<(Vec<u8>, UserInfo)>>,
+}
+
+/// Serves until `stop`, then drains.
+pub async fn serve(
+    server: Arc<ApiServer>,
+    listener: std::net::TcpListener,
+    tls: Arc<Tls>,
+    stop: CancellationToken,
+) -> anyhow::Result<()> {
+    let listener = TcpListener::from_std(listener).context("use the https socket")?;
+    let mut connections = JoinSet::new();
+    loop {
+        tokio::select! {
+            () = stop.cancelled() => break,
+            Some(_) = connections.join_next() => {}
+            accepted = listener.accept(), if connections.len() < CONNECTIONS_MAX => {
+                match accepted {
+                    Ok((stream, address)) => {
+                        let (server, tls, stop) = (server.clone(), tls.clone(), stop.clone());
+                        connections.spawn(connection(server, tls, stream, address, stop));
+                    }
+                    Err(err) => {
+                        debug!(%err, "Could not accept, retrying");
+                        tokio::time::sleep(Duration::from_millis(20)).await;
+                    }
+                }
+            }
+        }
+    }
+    let drained = timeout(DRAIN, async { while connections.join_next().await.is_some() {} });
+    if drained.await.is_err() {
+        connections.shutdown().await;
+    }
+    Ok(())
+}
+
+async fn connection(
+    server: Arc<ApiServer>,
+    tls: Arc<Tls>,
+    stream: TcpStream,
+    address: SocketAddr,
+    stop: CancellationToken,
+) {
+    if stream.set_nodelay(true).is_err() {
+        return;
+    }
+    let acceptor = TlsAcceptor::from(tls.config());
+    let stream = match timeout(HANDSHAKE_MAX, acceptor.accept(stream)).await {
+        Ok(Ok(stream)) => stream,
+        Ok(Err(err)) => return debug!(%address, %err, "Refused a TLS handshake"),
+        Err(_) => return debug!(%address, "Gave up a slow TLS handshake"),
+    };
+    let certificate = stream.get_ref().1.peer_certificates().and_then(|chain| {
+        let leaf = chain.first()?;
+        Some(Arc::new((leaf.to_vec(), identity(leaf)?)))
+    });
+    let peer = Peer { address, certificate };
+    let service = service_fn(move |request| {
+        let (server, peer) = (server.clone(), peer.clone());
+        async move { Ok::<_, std::convert::Infallible>(filter::handle(&server, &peer, request).await) }
+    });
+    let mut builder = auto::Builder::new(TokioExecutor::new());
+    builder.http1().timer(TokioTimer::new()).header_read_timeout(HEADERS_MAX);
+    builder
+        .http2()
+        .timer(TokioTimer::new())
+        .max_concurrent_streams(STREAMS_MAX)
+        .initial_stream_window_size(WINDOW)
+        .initial_connection_window_size(WINDOW * 4)
+        .max_header_list_size(64 << 10)
+        .keep_alive_interval(Some(Duration::from_secs(30)))
+        .keep_alive_timeout(Duration::from_secs(15));
+    let io = TokioIo::new(stream);
+    let mut connection = std::pin::pin!(builder.serve_connection_with_upgrades(io, service));
+    let ended = tokio::select! {
+        ended = connection.as_mut() => ended,
+        () = stop.cancelled() => {
+            connection.as_mut().graceful_shutdown();
+            connection.await
+        }
+    };
+    if let Err(err) = ended {
+        debug!(%address, %err, "Lost a connection");
+    }
+}

@@ -1,0 +1,153 @@
+//! Start and stop: from flags to a serving API server.
+
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use anyhow::bail;
+use api::resources::Resource;
+use daemon::{ConfigError, Listener};
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+use crate::api_server::ApiServer;
+use crate::args::Args;
+use crate::cluster::{Cluster, ClusterOptions};
+use crate::kinds::Kinds;
+use crate::metrics::Metrics;
+use crate::server;
+use crate::storage::{Storage, Writers, feed};
+use crate::tls::{Files, Tls};
+
+/// Runs the API server until `cx.stop`.
+pub async fn run(cx: daemon::Context, args: Args) -> anyhow::Result<()> {
+    let tls = Arc::new(Tls::load(tls_files(&args)?)?);
+    let listener = match cx.listener("https") {
+        Some(listener) => listener,
+        None => daemon::bind_tcp(SocketAddr::new(args.bind_address, args.secure_port))?,
+    };
+    let Listener::Tcp(listener) = listener else { bail!("the https socket is no TCP socket") };
+    let server = Arc::new(make(args, cx.stop.clone())?);
+    let mut tasks: JoinSet<anyhow::Result<()>> = JoinSet::new();
+    let (storage, stop) = (server.storage.clone(), cx.stop.clone());
+    tasks.spawn(async move {
+        feed::run(storage, stop).await;
+        Ok(())
+    });
+    tasks.spawn(server::serve(server.clone(), listener, tls, cx.stop.clone()));
+    tokio::select! {
+        () = cx.stop.cancelled() => {}
+        _ = server.storage.reached(1, Duration::MAX) => {
+            cx.ready();
+            cx.status("Serving");
+        }
+    }
+    let mut result = Ok(());
+    while let Some(ended) = tasks.join_next().await {
+        let ended = ended.map_err(anyhow::Error::from).flatten();
+        if ended.is_err() && result.is_ok() {
+            result = ended;
+            cx.stop.cancel();
+        }
+    }
+    server.end_tunnels().await;
+    result
+}
+
+fn make(args: Args, stop: CancellationToken) -> anyhow::Result<ApiServer> {
+    if args.etcd_prefix != "/registry" {
+        bail!(ConfigError(format!(
+            "--etcd-prefix {}: only /registry is supported",
+            args.etcd_prefix
+        )));
+    }
+    let [endpoint] = args.etcd_servers.as_slice() else {
+        bail!(ConfigError(
+            "--etcd-servers: several servers are not supported yet, give one".into()
+        ));
+    };
+    let client = etcd::Client::connect(endpoint)?;
+    let writers = if endpoint.starts_with("unix:") { Writers::Us } else { Writers::Many };
+    let kinds = Kinds::builtin(|resource| is_served(resource, &args.runtime_config));
+    let storage = Arc::new(Storage::new(client, writers, kinds.stores()));
+    let options = ClusterOptions {
+        service_cidrs: args.service_cluster_ip_range.clone(),
+        node_ports: args.service_node_port_range.clone(),
+    };
+    Ok(ApiServer {
+        event_ttl: event_ttl(&args.event_ttl)?,
+        kinds,
+        cluster: Cluster::new(options, storage.clone()),
+        storage,
+        metrics: Metrics::default(),
+        stop,
+        tunnels: Mutex::new(JoinSet::new()),
+        args,
+    })
+}
+
+fn event_ttl(text: &str) -> anyhow::Result<Duration> {
+    let span: jiff::Span =
+        text.parse().map_err(|err| ConfigError(format!("--event-ttl {text}: {err}")))?;
+    let duration = span.to_duration(jiff::civil::date(2000, 1, 1))?;
+    Ok(Duration::try_from(duration)?)
+}
+
+fn tls_files(args: &Args) -> anyhow::Result<Files> {
+    let missing =
+        |flag: &str| ConfigError(format!("{flag} is required: HTTPS needs a certificate"));
+    let cert = args.tls_cert_file.clone().ok_or_else(|| missing("--tls-cert-file"))?;
+    let key = args.tls_private_key_file.clone().ok_or_else(|| missing("--tls-private-key-file"))?;
+    let client_cas =
+        args.client_ca_file.iter().chain(&args.requestheader_client_ca_file).cloned().collect();
+    Ok(Files { cert, key, client_cas })
+}
+
+/// What `--runtime-config` says about a resource; the most particular setting wins.
+fn is_served(resource: &Resource, config: &[String]) -> bool {
+    let version = resource.api_version();
+    let particular = format!("{version}/{}", resource.plural);
+    let level = if resource.version.contains("alpha") {
+        "api/alpha"
+    } else if resource.version.contains("beta") {
+        "api/beta"
+    } else {
+        "api/ga"
+    };
+    let setting = |name: &str| {
+        config.iter().rev().find_map(|entry| {
+            let (key, value) = entry.split_once('=').unwrap_or((entry, "true"));
+            (key == name).then(|| value != "false")
+        })
+    };
+    [particular.as_str(), &version, level, "api/all"]
+        .iter()
+        .find_map(|name| setting(name))
+        .unwrap_or(resource.served_by_default)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn runtime_config_switches_versions() {
+        let served = |config: &[&str], version: &str| {
+            let config: Vec<String> = config.iter().map(|&entry| entry.to_owned()).collect();
+            let resource =
+                api::resources::by_plural("resource.k8s.io", version, "resourceclaims").unwrap();
+            is_served(resource, &config)
+        };
+        assert!(served(&[], "v1"));
+        assert!(!served(&[], "v1beta1"));
+        assert!(served(&["resource.k8s.io/v1beta1=true"], "v1beta1"));
+        assert!(served(&["api/all"], "v1beta1"));
+        assert!(!served(&["api/all", "resource.k8s.io/v1beta1=false"], "v1beta1"));
+    }
+
+    #[test]
+    fn durations_are_read_in_gos_notation() {
+        assert_eq!(event_ttl("1h0m0s").unwrap(), Duration::from_secs(3600));
+        assert!(event_ttl("soon").is_err());
+    }
+}

@@ -1,0 +1,129 @@
+//! Managed fields of every write: who changed what.
+
+use api::schema::Node;
+use apimachinery::apply::{
+    ApplyError, FieldManager, Reset, Set, Versions, keep_timestamps, manager_or_user_agent,
+};
+use serde_json::Value;
+
+use super::object::to_version;
+use super::write::Draft;
+use crate::kinds::{Kind, Kinds};
+use crate::registry::Object;
+use crate::status::Status;
+
+/// How a write came about.
+#[derive(Clone, Copy, Debug)]
+pub enum How<'a> {
+    /// Create, update, and patches other than apply, by this manager.
+    Update(&'a str),
+    /// The object carries its managed fields already.
+    Applied,
+}
+
+/// The manager of a request.
+pub fn manager(draft: &Draft<'_>) -> String {
+    let agent = draft.call.parts.headers.get(http::header::USER_AGENT);
+    let agent = agent.and_then(|value| value.to_str().ok()).unwrap_or_default();
+    manager_or_user_agent(&draft.options.field_manager, agent)
+}
+
+/// Records in the new object who changed what.
+pub fn record(draft: &Draft<'_>, old: Option<&Object>, new: &mut Object, how: How<'_>) {
+    let How::Update(manager) = how else { return };
+    let reset = reset(draft.kind, draft.subresource);
+    let versions = Others::of(draft);
+    field_manager(draft, &reset, &versions).update(old, new, manager, draft.now);
+}
+
+/// Lays an applied configuration over the live object.
+pub fn apply(
+    draft: &Draft<'_>,
+    live: Option<&Object>,
+    config: &Object,
+    manager: &str,
+) -> Result<Object, Status> {
+    let reset = reset(draft.kind, draft.subresource);
+    let versions = Others::of(draft);
+    let managers = field_manager(draft, &reset, &versions);
+    managers.apply(live, config, manager, draft.options.force, draft.now).map_err(|err| match err {
+        ApplyError::BadRequest(message) => Status::bad_request(message),
+        ApplyError::Internal(message) => Status::plain(message),
+        ApplyError::Conflicts(conflicts) => {
+            let mut status = Status::new(409, "Conflict", conflicts.message());
+            let causes: Vec<Value> = conflicts
+                .list()
+                .iter()
+                .map(|conflict| {
+                    serde_json::json!({
+                        "reason": "FieldManagerConflict",
+                        "message": format!("conflict with {}", conflict.owner),
+                        "field": conflict.field,
+                    })
+                })
+                .collect();
+            status.details = serde_json::json!({"causes": causes});
+            status
+        }
+    })
+}
+
+/// Keeps the managers' times when nothing else changed.
+pub fn keep_times(old: &Object, new: &mut Object) {
+    keep_timestamps(old, new);
+}
+
+fn field_manager<'a>(
+    draft: &'a Draft<'_>,
+    reset: &'a Option<(bool, Set)>,
+    versions: &'a Others<'a>,
+) -> FieldManager<'a> {
+    FieldManager {
+        node: draft.kind.node(),
+        api_version: &draft.kind.api_version,
+        kind: &draft.kind.kind,
+        subresource: draft.subresource,
+        reset: match reset {
+            None => Reset::Nothing,
+            Some((true, set)) => Reset::Fields(set),
+            Some((false, set)) => Reset::AllBut(set),
+        },
+        versions,
+    }
+}
+
+/// What the strategy of a (sub)resource takes back: these fields, or (false) all but these.
+fn reset(kind: &Kind, subresource: &str) -> Option<(bool, Set)> {
+    let status = || Set::of_fields(&[&["status"]]);
+    match subresource {
+        "" if kind.has_status() => Some((true, status())),
+        "status" => Some((false, status())),
+        _ => None,
+    }
+}
+
+/// The other versions of a kind.
+struct Others<'a> {
+    kinds: &'a Kinds,
+    kind: &'a Kind,
+}
+
+impl<'a> Others<'a> {
+    fn of(draft: &'a Draft<'_>) -> Self {
+        Self { kinds: &draft.call.server.kinds, kind: draft.kind }
+    }
+}
+
+impl Versions for Others<'_> {
+    fn convert<'a>(&'a self, object: &Value, api_version: &str) -> Option<(Value, Node<'a>)> {
+        let (group, version) = api_version.split_once('/').unwrap_or(("", api_version));
+        let other = self.kinds.get(group, version, &self.kind.plural)?;
+        if other.resource != self.kind.resource {
+            return None;
+        }
+        let mut object = object.clone();
+        let from = object["apiVersion"].as_str().unwrap_or_default().to_owned();
+        to_version(self.kind, &mut object, &from, api_version);
+        Some((object, other.node()))
+    }
+}

@@ -1,0 +1,18 @@
+//! The verbs, one file each, for every kind alike.
+
+pub mod create;
+pub mod delete;
+pub mod get;
+pub mod list;
+pub mod managed;
+pub mod object;
+pub mod options;
+pub mod patch;
+pub mod render;
+pub mod review;
+pub mod select;
+pub mod subresource;
+pub mod table;
+pub mod update;
+pub mod watch;
+pub mod write;

@@ -1,0 +1,126 @@
+//! Objects between wire and tree: decoding bodies, versions, encodings, compression.
+
+use std::io::Write;
+
+use apimachinery::decode::{self, Expected, FieldValidation, Media};
+use apimachinery::encode::canonicalize;
+use bytes::Bytes;
+use http::header::{ACCEPT_ENCODING, CONTENT_ENCODING, HeaderValue, VARY};
+use http::{HeaderMap, Response};
+use serde_json::{Value, json};
+
+use crate::body::{Body, full};
+use crate::filter::Call;
+use crate::kinds::Kind;
+use crate::negotiate::content;
+use crate::registry::Object;
+use crate::status::Status;
+use crate::storage::entry::Entry;
+
+/// Answers from this size on are compressed for clients that can, as upstream does.
+pub const GZIP_MIN: usize = 128 << 10;
+
+/// Decodes a body into an object of the expected kind.
+pub fn decode(
+    call: &Call<'_>,
+    expected: Expected<'_>,
+    body: &Bytes,
+    validation: FieldValidation,
+    warnings: &mut Vec<String>,
+) -> Result<Object, Status> {
+    let media = content(&call.parts.headers)?;
+    let decoded = decode::body(body, media, &expected)?;
+    let (object, mut found) = decoded.validated(validation, &expected)?;
+    warnings.append(&mut found);
+    Ok(object)
+}
+
+/// What a body of this kind must be.
+pub fn expected(kind: &Kind) -> Expected<'_> {
+    Expected { group: &kind.group, version: &kind.version, kind: &kind.kind, node: kind.node() }
+}
+
+/// The body of a DELETE.
+pub fn decode_options(call: &Call<'_>, body: &Bytes) -> Result<Value, Status> {
+    let node = api::schema::definition("io.k8s.apimachinery.pkg.apis.meta.v1.DeleteOptions")
+        .ok_or_else(|| Status::plain("no schema of DeleteOptions"))?;
+    let media = content(&call.parts.headers)?;
+    let given: Value = match media {
+        Media::Json => serde_json::from_slice(body).unwrap_or_default(),
+        _ => Value::Null,
+    };
+    let version = given["apiVersion"].as_str().unwrap_or("v1");
+    let (group, version) = version.split_once('/').unwrap_or(("", version));
+    let expected = Expected { group, version, kind: "DeleteOptions", node };
+    Ok(decode::body(body, media, &expected)?.value)
+}
+
+/// Types a tree that was put together from others (the result of an apply).
+pub fn settle(kind: &Kind, object: &mut Object) -> Result<(), Status> {
+    let typed = decode::walk(object, kind.node());
+    typed.map(|_pruned| ()).map_err(|err| Status::plain(err.to_string()))
+}
+
+/// Brings a tree into the form that the store and the wire have.
+pub fn normalize(kind: &Kind, object: &mut Object) {
+    canonicalize(object, kind.node());
+}
+
+/// A stored object in the version that the kind is served in.
+pub fn served(kind: &Kind, entry: &Entry) -> Object {
+    let mut object = entry.object();
+    to_version(kind, &mut object, &kind.storage_version, &kind.api_version);
+    object
+}
+
+/// Turns an object of one version of the kind into another.
+pub fn to_version(kind: &Kind, object: &mut Object, from: &str, to: &str) {
+    if from != to {
+        object["apiVersion"] = to.into();
+        kind.strategy.convert(object, from, to);
+    }
+}
+
+/// An object of the kind with nothing in it but metadata: what a bookmark shows.
+pub fn empty(kind: &Kind, meta: Value) -> Object {
+    let mut object = json!({"kind": kind.kind, "apiVersion": kind.api_version, "metadata": meta});
+    normalize(kind, &mut object);
+    object
+}
+
+pub fn to_yaml(tree: &Value) -> String {
+    serde_saphyr::to_string(tree).unwrap_or_default()
+}
+
+pub fn to_protobuf(_tree: &Value) -> Vec<u8> {
+    Vec::new()
+}
+
+/// One watch event: a length and a `WatchEvent` message.
+pub fn protobuf_frame(_what: &str, _tree: &Value) -> Vec<u8> {
+    Vec::new()
+}
+
+/// Does the client take gzip?
+pub fn wants_gzip(headers: &HeaderMap) -> bool {
+    let header = headers.get(ACCEPT_ENCODING).and_then(|value| value.to_str().ok());
+    header.unwrap_or_default().split(',').any(|part| {
+        let mut parts = part.split(';').map(str::trim);
+        parts.next() == Some("gzip") && parts.all(|weight| weight != "q=0")
+    })
+}
+
+/// The answer with a compressed body.
+pub fn gzip(mut response: Response<Body>, body: &[u8]) -> Response<Body> {
+    let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::new(1));
+    let packed = encoder.write_all(body).and_then(|()| encoder.finish());
+    let Ok(packed) = packed else {
+        *response.body_mut() = full(Bytes::copy_from_slice(body));
+        return response;
+    };
+    let headers = response.headers_mut();
+    headers.insert(CONTENT_ENCODING, HeaderValue::from_static("gzip"));
+    headers.insert(VARY, HeaderValue::from_static("Accept-Encoding"));
+    *response.body_mut() = full(packed);
+    response
+}

@@ -1,0 +1,249 @@
+//! What all writes share: the draft of an object on its way into the store.
+//!
+//! The order is upstream's: managed fields, mutating admission, strategy, validation, validating
+//! admission, allocation, store. Invariant: nothing is stored that was not validated after its last
+//! change.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use etcd::mvccpb::KeyValue;
+use jiff::Timestamp;
+use serde_json::{Map, Value};
+
+use super::object::{self, to_version};
+use super::options::WriteOptions;
+use crate::admission::{self, Attributes, Operation};
+use crate::filter::Call;
+use crate::kinds::Kind;
+use crate::registry::{Cx, Guard, Object};
+use crate::status::Status;
+use crate::storage::entry::{Entry, encode};
+use crate::storage::keys::object_key;
+use crate::storage::store::Store;
+use crate::storage::write::{Change, Outcome};
+
+/// How long a write waits for the caches to see what it allocated.
+const SETTLE: Duration = Duration::from_secs(5);
+
+/// The request behind a write, and what it gathers on the way.
+pub struct Draft<'a> {
+    pub call: &'a Call<'a>,
+    pub kind: &'a Kind,
+    pub store: &'a Arc<Store>,
+    pub options: WriteOptions,
+    pub subresource: &'a str,
+    pub now: Timestamp,
+    pub warnings: Vec<String>,
+}
+
+impl<'a> Draft<'a> {
+    pub fn new(call: &'a Call<'a>, kind: &'a Kind, options: WriteOptions) -> Result<Self, Status> {
+        let store = call.server.storage.store(&kind.resource).ok_or_else(Status::no_resource)?;
+        let subresource = &call.info.subresource;
+        let now = call.server.now();
+        Ok(Self { call, kind, store, options, subresource, now, warnings: Vec::new() })
+    }
+
+    pub fn cx(&self) -> Cx<'_> {
+        Cx {
+            namespace: &self.call.info.namespace,
+            user: &self.call.user,
+            now: self.now,
+            subresource: self.subresource,
+            cluster: &self.call.server.cluster,
+            dry_run: self.options.dry_run,
+        }
+    }
+
+    pub fn attributes<'s>(&'s self, operation: Operation, name: &'s str) -> Attributes<'s> {
+        Attributes {
+            operation,
+            group: &self.kind.group,
+            version: &self.kind.version,
+            resource: &self.kind.plural,
+            subresource: self.subresource,
+            kind: &self.kind.kind,
+            namespace: &self.call.info.namespace,
+            name,
+            user: &self.call.user,
+            cluster: &self.call.server.cluster,
+            now: self.now,
+            dry_run: self.options.dry_run,
+        }
+    }
+
+    pub async fn mutate(
+        &mut self,
+        operation: Operation,
+        name: &str,
+        object: &mut Object,
+        old: Option<&Object>,
+    ) -> Result<(), Status> {
+        let mut warnings = Vec::new();
+        admission::mutate(&self.attributes(operation, name), object, old, &mut warnings).await?;
+        self.warnings.append(&mut warnings);
+        Ok(())
+    }
+
+    pub async fn admit(
+        &mut self,
+        operation: Operation,
+        name: &str,
+        object: Option<&Object>,
+        old: Option<&Object>,
+    ) -> Result<(), Status> {
+        let mut warnings = Vec::new();
+        admission::validate(&self.attributes(operation, name), object, old, &mut warnings).await?;
+        self.warnings.append(&mut warnings);
+        Ok(())
+    }
+
+    /// The stored form of an object in the served version.
+    pub fn stored(&self, object: &Object) -> Bytes {
+        let kind = self.kind;
+        if kind.is_stored() {
+            return encode(object).into();
+        }
+        let mut object = object.clone();
+        to_version(kind, &mut object, &kind.api_version, &kind.storage_version);
+        encode(&object).into()
+    }
+
+    /// The object's key in its cache.
+    pub fn key(&self, name: &str) -> String {
+        object_key(&self.call.info.namespace, name)
+    }
+
+    /// The stored object in the served version.
+    pub fn served(&self, entry: &Entry) -> Object {
+        object::served(self.kind, entry)
+    }
+
+    /// Puts bytes where the object was at `expected` (0: was not).
+    pub async fn put(&self, name: &str, expected: i64, value: Bytes) -> Result<Written, Status> {
+        let key = self.key(name);
+        if self.options.dry_run {
+            let entry = Entry::parse(&key, expected, &value, &[]).map_err(Status::internal)?;
+            return Ok(Written::Done(Arc::new(entry)));
+        }
+        let storage = &self.call.server.storage;
+        let lease = match self.store.resource.as_str() {
+            "events" => storage.event_lease(self.call.server.event_ttl).await?,
+            _ => 0,
+        };
+        let change = Change::Put { value: value.clone(), lease };
+        let path = format!("{}{key}", self.store.prefix);
+        match storage.write(&path, expected, change).await? {
+            Outcome::Done(revision) => {
+                let entry = Entry::parse(&key, revision, &value, &[]).map_err(Status::internal)?;
+                Ok(Written::Done(Arc::new(entry)))
+            }
+            Outcome::Conflict(found) => self.conflict(&key, found),
+        }
+    }
+
+    /// Removes the object if it is at `expected`.
+    pub async fn remove(&self, name: &str, expected: i64) -> Result<Removed, Status> {
+        if self.options.dry_run {
+            return Ok(Removed::Done);
+        }
+        let key = self.key(name);
+        let path = format!("{}{key}", self.store.prefix);
+        match self.call.server.storage.write(&path, expected, Change::Delete).await? {
+            Outcome::Done(_) => Ok(Removed::Done),
+            Outcome::Conflict(found) => match self.conflict(&key, found)? {
+                Written::Conflict(found) => Ok(Removed::Conflict(found)),
+                Written::Done(_) => Ok(Removed::Done),
+            },
+        }
+    }
+
+    /// An object's last state, with the revision that it had.
+    pub fn last(&self, name: &str, entry: &Entry, object: &Object) -> Result<Arc<Entry>, Status> {
+        let value = self.stored(object);
+        let entry = Entry::parse(&self.key(name), entry.revision, &value, &[]);
+        Ok(Arc::new(entry.map_err(Status::internal)?))
+    }
+
+    /// Holds what was allocated until the caches show the write that took it.
+    pub async fn settle(&self, guard: Guard, revision: i64) {
+        if guard.is_some() && !self.options.dry_run {
+            self.call.server.storage.reached(revision, SETTLE).await;
+        }
+    }
+
+    fn conflict(&self, key: &str, found: Option<KeyValue>) -> Result<Written, Status> {
+        let found = match found {
+            None => None,
+            Some(kv) => {
+                let entry = Entry::parse(key, kv.mod_revision, &kv.value, self.store.selectable)
+                    .map_err(Status::internal)?;
+                Some(Arc::new(entry))
+            }
+        };
+        Ok(Written::Conflict(found))
+    }
+}
+
+/// How a put ended.
+pub enum Written {
+    Done(Arc<Entry>),
+    /// This is there instead.
+    Conflict(Option<Arc<Entry>>),
+}
+
+/// How a removal ended.
+pub enum Removed {
+    Done,
+    Conflict(Option<Arc<Entry>>),
+}
+
+/// `metadata` of an object, made when it is not there.
+pub fn meta_mut(object: &mut Object) -> &mut Map<String, Value> {
+    if !object["metadata"].is_object() {
+        object["metadata"] = Value::Object(Map::new());
+    }
+    object["metadata"].as_object_mut().expect("it was made an object above")
+}
+
+/// A text of `metadata`, empty when not there.
+pub fn meta_text<'o>(object: &'o Object, name: &str) -> &'o str {
+    object["metadata"][name].as_str().unwrap_or_default()
+}
+
+/// A time as `metadata` has it: whole seconds.
+pub fn time_text(now: Timestamp) -> String {
+    let seconds = Timestamp::from_second(now.as_second()).unwrap_or(now);
+    seconds.to_string()
+}
+
+/// Is the object being deleted?
+pub fn is_deleting(object: &Object) -> bool {
+    !object["metadata"]["deletionTimestamp"].is_null()
+}
+
+/// Has the object finalizers?
+pub fn has_finalizers(object: &Object) -> bool {
+    object["metadata"]["finalizers"].as_array().is_some_and(|list| !list.is_empty())
+}
+
+/// Puts the namespace of the request into the object, or refuses another.
+pub fn match_namespace(object: &mut Object, namespace: &str) -> Result<(), Status> {
+    let have = meta_text(object, "namespace");
+    if have == namespace {
+        return Ok(());
+    }
+    if namespace.is_empty() {
+        meta_mut(object).remove("namespace");
+        return Ok(());
+    }
+    if !have.is_empty() {
+        return Err(Status::bad_request(
+            "the namespace of the provided object does not match the namespace sent on the request",
+        ));
+    }
+    meta_mut(object).insert("namespace".to_owned(), namespace.into());
+    Ok(())
+}
