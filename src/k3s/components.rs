@@ -38,8 +38,7 @@ macro_rules! component {
 }
 
 /// All components, in the order they are listed to people.
-pub(crate) static COMPONENTS: &[Entry] =
-    &[
+pub(crate) static COMPONENTS: &[Entry] = &[
     component!(k3s_store, MultiThread, "Datastore: the etcd API over SQLite"),
     component!(k3s_apiserver, MultiThread, "Kubernetes API"),
     component!(k3s_flannel, CurrentThread, "Pod network of this node"),
