@@ -39,9 +39,11 @@ macro_rules! component {
 
 /// All components, in the order they are listed to people.
 pub(crate) static COMPONENTS: &[Entry] = &[
-    component!(k3s_store, MultiThread, "Datastore: the etcd API over SQLite"),
-    component!(k3s_apiserver, MultiThread, "Kubernetes API"),
+    component!(k3s_store, MultiThread, "Datastore: the etcd v3 API over SQLite"),
+    component!(k3s_apiserver, MultiThread, "The Kubernetes API"),
+    component!(k3s_controller_manager, CurrentThread, "Controllers of the cluster"),
     component!(k3s_flannel, CurrentThread, "Pod network of this node"),
+    component!(k3s_proxy, CurrentThread, "Services in nftables"),
 ];
 
 /// The component with this name, with or without the `k3s-` prefix.
