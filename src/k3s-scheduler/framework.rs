@@ -1,0 +1,290 @@
+//! One scheduling decision: which nodes are feasible, which of them is best, and in upstream's
+//! words why not. Pure: no clock, no requests.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use crate::{
+    cache::{Cache, NodeInfo, PodInfo},
+    plugins::{self, Plugin, Prepared},
+};
+
+pub(crate) const SCORE_MAX: i64 = 100;
+/// With at most this many nodes all are looked at.
+const SAMPLE_FROM: usize = 100;
+const SAMPLE_PERCENT_MIN: usize = 5;
+
+/// Why a node is out of the question for a pod.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Rejection {
+    pub(crate) plugin: &'static str,
+    pub(crate) reasons: Vec<String>,
+    /// Whether removing pods from the node could help.
+    pub(crate) resolvable: bool,
+}
+
+impl Rejection {
+    pub(crate) fn resolvable(plugin: &'static str, reason: &str) -> Self {
+        Rejection { plugin, reasons: vec![reason.to_owned()], resolvable: true }
+    }
+
+    pub(crate) fn unresolvable(plugin: &'static str, reason: &str) -> Self {
+        Rejection { plugin, reasons: vec![reason.to_owned()], resolvable: false }
+    }
+}
+
+/// What a scheduling attempt comes to.
+#[derive(Debug)]
+pub(crate) enum Decision {
+    Node(String),
+    Unschedulable { message: String, plugins: BTreeSet<&'static str> },
+}
+
+/// Decides where a pod goes. `start` rotates which nodes are looked at first.
+pub(crate) fn decide(cache: &Cache, info: &PodInfo, start: usize) -> Decision {
+    let nodes: Vec<(&str, &NodeInfo)> = cache
+        .nodes
+        .iter()
+        .filter(|(_, node)| node.node.is_some())
+        .map(|(name, node)| (name.as_str(), node))
+        .collect();
+    if nodes.is_empty() {
+        let message = "no nodes available to schedule pods".to_owned();
+        return Decision::Unschedulable { message, plugins: BTreeSet::new() };
+    }
+    let prepared = Prepared::new(cache, info);
+    let enough = sample_size(nodes.len());
+    let mut feasible = Vec::new();
+    let mut rejections = Vec::new();
+    for at in 0..nodes.len() {
+        let Some((name, node)) = nodes.get((start + at) % nodes.len()).copied() else { break };
+        match reject(cache, &prepared, info, node) {
+            None => feasible.push((name, node)),
+            Some(rejection) => rejections.push(rejection),
+        }
+        if feasible.len() >= enough {
+            break;
+        }
+    }
+    match best(cache, &prepared, info, &feasible, start) {
+        Some(name) => Decision::Node(name.to_owned()),
+        None => Decision::Unschedulable {
+            message: explain(nodes.len(), &rejections),
+            plugins: rejections.iter().map(|it| it.plugin).collect(),
+        },
+    }
+}
+
+fn sample_size(nodes: usize) -> usize {
+    if nodes <= SAMPLE_FROM {
+        return nodes;
+    }
+    let percent = 50_usize.saturating_sub(nodes / 125).max(SAMPLE_PERCENT_MIN);
+    (nodes * percent / 100).max(SAMPLE_FROM)
+}
+
+fn reject(
+    cache: &Cache,
+    prepared: &Prepared<'_>,
+    info: &PodInfo,
+    node: &NodeInfo,
+) -> Option<Rejection> {
+    plugins::PLUGINS.iter().find_map(|plugin: &Plugin| {
+        plugin.filter.and_then(|filter| filter(cache, prepared, info, node))
+    })
+}
+
+fn best<'a>(
+    cache: &Cache,
+    prepared: &Prepared<'_>,
+    info: &PodInfo,
+    feasible: &[(&'a str, &NodeInfo)],
+    seed: usize,
+) -> Option<&'a str> {
+    if let [(name, _)] = feasible {
+        return Some(name);
+    }
+    let nodes: Vec<&NodeInfo> = feasible.iter().map(|(_, node)| *node).collect();
+    let mut totals = vec![0_i64; nodes.len()];
+    for plugin in plugins::PLUGINS {
+        let Some(score) = plugin.score else { continue };
+        let scores = score(cache, prepared, info, &nodes);
+        for (total, score) in totals.iter_mut().zip(scores) {
+            *total += score * plugin.weight;
+        }
+    }
+    let top = totals.iter().max().copied()?;
+    let best: Vec<&str> = feasible
+        .iter()
+        .zip(&totals)
+        .filter(|(_, total)| **total == top)
+        .map(|((name, _), _)| *name)
+        .collect();
+    // Equals take turns.
+    best.get(seed % best.len().max(1)).copied()
+}
+
+/// Upstream's message: how many nodes fail for which reason, and what preemption can do.
+fn explain(nodes: usize, rejections: &[Rejection]) -> String {
+    let mut counts = BTreeMap::<&str, usize>::new();
+    for reason in rejections.iter().flat_map(|it| &it.reasons) {
+        *counts.entry(reason).or_default() += 1;
+    }
+    let helpless = rejections.iter().filter(|it| !it.resolvable).count();
+    let mut preemption = BTreeMap::new();
+    preemption.insert("Preemption is not helpful for scheduling", helpless);
+    preemption.insert("No preemption victims found for incoming pod", rejections.len() - helpless);
+    preemption.retain(|_, count| *count > 0);
+    format!(
+        "0/{nodes} nodes are available: {}. preemption: 0/{nodes} nodes are available: {}.",
+        histogram(&counts),
+        histogram(&preemption),
+    )
+}
+
+fn histogram(counts: &BTreeMap<&str, usize>) -> String {
+    let mut parts: Vec<String> =
+        counts.iter().map(|(reason, count)| format!("{count} {reason}")).collect();
+    parts.sort();
+    parts.join(", ")
+}
+
+/// Scales raw scores to 0..=100; reversed when less is better.
+pub(crate) fn normalise(mut scores: Vec<i64>, reverse: bool) -> Vec<i64> {
+    let top = scores.iter().max().copied().unwrap_or(0);
+    for score in &mut scores {
+        if top == 0 {
+            *score = if reverse { SCORE_MAX } else { 0 };
+            continue;
+        }
+        *score = *score * SCORE_MAX / top;
+        if reverse {
+            *score = SCORE_MAX - *score;
+        }
+    }
+    scores
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::types::{Node, Pod};
+
+    pub(crate) fn node(name: &str, extra: &str) -> Arc<Node> {
+        let text = format!(
+            r#"{{"metadata":{{"name":"{name}","labels":{{"zone":"{name}","kubernetes.io/hostname":"{name}"}}}},
+               "status":{{"allocatable":{{"cpu":"2","memory":"4Gi","pods":"3"}}}}{extra}}}"#
+        );
+        Arc::new(serde_json::from_str(&text).unwrap())
+    }
+
+    pub(crate) fn pod(name: &str, spec: &str) -> Arc<Pod> {
+        let text = format!(
+            r#"{{"metadata":{{"name":"{name}","namespace":"default","labels":{{"app":"a"}}}},"spec":{{{spec}}}}}"#
+        );
+        Arc::new(serde_json::from_str(&text).unwrap())
+    }
+
+    fn place(cache: &mut Cache, name: &str, spec: &str) -> Result<String, String> {
+        let pod = pod(name, spec);
+        match decide(cache, &PodInfo::new(Arc::clone(&pod)), 0) {
+            Decision::Node(node) => {
+                cache.place(&pod, &node);
+                Ok(node)
+            }
+            Decision::Unschedulable { message, .. } => Err(message),
+        }
+    }
+
+    fn cluster(nodes: &[Arc<Node>]) -> Cache {
+        let mut cache = Cache::default();
+        nodes.iter().for_each(|node| cache.set_node(node));
+        cache
+    }
+
+    #[test]
+    fn without_nodes_it_says_so() {
+        let found = place(&mut Cache::default(), "a", "");
+        assert_eq!(found.unwrap_err(), "no nodes available to schedule pods");
+    }
+
+    #[test]
+    fn resources_are_counted_and_the_emptier_node_wins() {
+        let mut cache = cluster(&[node("a", ""), node("b", "")]);
+        let one = r#""containers":[{"resources":{"requests":{"cpu":"1500m"}}}]"#;
+        let first = place(&mut cache, "1", one).unwrap();
+        assert_ne!(place(&mut cache, "2", one).unwrap(), first);
+        assert_eq!(
+            place(&mut cache, "3", one).unwrap_err(),
+            "0/2 nodes are available: 2 Insufficient cpu. preemption: 0/2 nodes are available: 2 No preemption victims found for incoming pod."
+        );
+    }
+
+    #[test]
+    fn taints_and_cordons_keep_pods_away() {
+        let tainted = r#","spec":{"taints":[{"key":"k","value":"v","effect":"NoSchedule"}]}"#;
+        let cordoned = r#","spec":{"unschedulable":true}"#;
+        let mut cache = cluster(&[node("a", tainted), node("b", cordoned)]);
+        assert_eq!(
+            place(&mut cache, "1", "").unwrap_err(),
+            "0/2 nodes are available: 1 node(s) had untolerated taint {k: v}, 1 node(s) were unschedulable. preemption: 0/2 nodes are available: 2 Preemption is not helpful for scheduling."
+        );
+        let tolerant = r#""tolerations":[{"key":"k","operator":"Exists"}]"#;
+        assert_eq!(place(&mut cache, "2", tolerant).unwrap(), "a");
+    }
+
+    #[test]
+    fn selectors_affinity_ports_and_pod_limits_filter() {
+        let mut cache = cluster(&[node("a", ""), node("b", "")]);
+        assert_eq!(place(&mut cache, "1", r#""nodeSelector":{"zone":"b"}"#).unwrap(), "b");
+        let nowhere = place(&mut cache, "2", r#""nodeSelector":{"zone":"c"}"#).unwrap_err();
+        assert!(
+            nowhere.contains("2 node(s) didn't match Pod's node affinity/selector"),
+            "{nowhere}"
+        );
+        let field = r#""affinity":{"nodeAffinity":{"requiredDuringSchedulingIgnoredDuringExecution":{"nodeSelectorTerms":[{"matchFields":[{"key":"metadata.name","operator":"In","values":["a"]}]}]}}}"#;
+        assert_eq!(place(&mut cache, "3", field).unwrap(), "a");
+        let port = r#""containers":[{"ports":[{"hostPort":80,"protocol":"TCP"}]}]"#;
+        let one = place(&mut cache, "4", port).unwrap();
+        let two = place(&mut cache, "5", port).unwrap();
+        assert_ne!(one, two);
+        let full = place(&mut cache, "6", port).unwrap_err();
+        assert!(
+            full.contains("2 node(s) didn't have free ports for the requested pod ports"),
+            "{full}"
+        );
+        place(&mut cache, "7", "").unwrap();
+        place(&mut cache, "8", "").unwrap();
+        assert!(place(&mut cache, "9", "").unwrap_err().contains("2 Too many pods"));
+    }
+
+    #[test]
+    fn pods_spread_and_keep_apart() {
+        let mut cache = cluster(&[node("a", ""), node("b", "")]);
+        let spread = r#""topologySpreadConstraints":[{"maxSkew":1,"topologyKey":"zone","whenUnsatisfiable":"DoNotSchedule","labelSelector":{"matchLabels":{"app":"a"}}}]"#;
+        let first = place(&mut cache, "1", spread).unwrap();
+        assert_ne!(place(&mut cache, "2", spread).unwrap(), first);
+        let apart = r#""affinity":{"podAntiAffinity":{"requiredDuringSchedulingIgnoredDuringExecution":[{"topologyKey":"zone","labelSelector":{"matchLabels":{"app":"a"}}}]}}"#;
+        let no = place(&mut cache, "3", apart).unwrap_err();
+        assert!(no.contains("2 node(s) didn't match pod anti-affinity rules"), "{no}");
+    }
+
+    #[test]
+    fn pod_affinity_follows_and_the_first_of_its_kind_may_start() {
+        let mut cache = cluster(&[node("a", ""), node("b", "")]);
+        let near = r#""affinity":{"podAffinity":{"requiredDuringSchedulingIgnoredDuringExecution":[{"topologyKey":"zone","labelSelector":{"matchLabels":{"app":"a"}}}]}}"#;
+        let first = place(&mut cache, "1", near).unwrap();
+        assert_eq!(place(&mut cache, "2", near).unwrap(), first);
+        let other = r#""affinity":{"podAffinity":{"requiredDuringSchedulingIgnoredDuringExecution":[{"topologyKey":"zone","labelSelector":{"matchLabels":{"app":"z"}}}]}}"#;
+        let no = place(&mut cache, "3", other).unwrap_err();
+        assert!(no.contains("2 node(s) didn't match pod affinity rules"), "{no}");
+    }
+
+    #[test]
+    fn large_clusters_are_sampled() {
+        assert_eq!(sample_size(50), 50);
+        assert_eq!(sample_size(1000), 420);
+        assert_eq!(sample_size(10_000), 500);
+    }
+}

@@ -1,0 +1,316 @@
+//! The loop: takes the next pod, decides, assumes, binds; keeps cache and queue current.
+
+use std::{
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use client::{
+    Event, EventType, HasMeta, ObjectReference, Patch, Recorder, Reflector, Rest, is_conflict,
+    is_not_found, now, rfc3339,
+};
+use futures::{FutureExt, StreamExt, future::BoxFuture, stream::FuturesUnordered};
+use serde::de::IgnoredAny;
+use serde_json::json;
+use tokio::{sync::Notify, time::Instant};
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    PODS,
+    cache::{Cache, PodInfo},
+    framework::{Decision, decide},
+    queue::{Change, Queue},
+    types::{Node, Pod},
+};
+
+const SCHEDULER_NAME: &str = "default-scheduler";
+const IN_FLIGHT_MAX: usize = 64;
+const UNSCHEDULABLE: &str = "Unschedulable";
+
+/// Cheap to clone; all clones are one scheduler.
+#[derive(Clone)]
+pub(crate) struct Scheduler {
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    rest: Rest,
+    recorder: Recorder,
+    state: Mutex<State>,
+    wake: Notify,
+}
+
+#[derive(Default)]
+struct State {
+    cache: Cache,
+    queue: Queue,
+    /// Counts decisions, to rotate where the search for nodes begins.
+    turn: usize,
+}
+
+/// What is to be done about one pod, outside the lock.
+enum Task {
+    Bind { pod: Arc<Pod>, node: String },
+    Report { pod: Arc<Pod>, message: String },
+}
+
+impl Scheduler {
+    pub(crate) fn new(client: &kube::Client, recorder: Recorder) -> Self {
+        let shared = Shared {
+            rest: Rest::new(client.clone()),
+            recorder,
+            state: Mutex::default(),
+            wake: Notify::new(),
+        };
+        Scheduler { shared: Arc::new(shared) }
+    }
+
+    /// Keeps cache and queue current with these reflectors.
+    pub(crate) fn subscribe(
+        &self,
+        pods: &Reflector<Pod>,
+        nodes: &Reflector<Node>,
+        namespaces: &Reflector<client::PartialObject>,
+    ) {
+        let this = self.clone();
+        pods.on_event(move |event| this.pod_changed(event));
+        let this = self.clone();
+        nodes.on_event(move |event| this.node_changed(event));
+        let this = self.clone();
+        namespaces.on_event(move |event| {
+            let meta = event.object().meta();
+            let mut state = this.state();
+            if matches!(event, Event::Deleted(_)) {
+                state.cache.namespaces.remove(&meta.name);
+            } else {
+                state.cache.namespaces.insert(meta.name.clone(), meta.labels.clone());
+            }
+        });
+    }
+
+    /// Schedules until `stop`.
+    pub(crate) async fn run(self, stop: CancellationToken) {
+        let mut in_flight: FuturesUnordered<BoxFuture<'_, ()>> = FuturesUnordered::new();
+        loop {
+            let woken = self.shared.wake.notified();
+            let mut idle = false;
+            while in_flight.len() < IN_FLIGHT_MAX {
+                match self.next_task() {
+                    Some(task) => in_flight.push(self.perform(task).boxed()),
+                    None => {
+                        idle = true;
+                        break;
+                    }
+                }
+            }
+            let due = self.state().queue.next_due();
+            let due = due.unwrap_or_else(|| Instant::now() + Duration::from_secs(3600));
+            tokio::select! {
+                () = stop.cancelled() => return,
+                Some(()) = in_flight.next() => {}
+                () = woken, if idle => {}
+                () = tokio::time::sleep_until(due), if idle => {}
+            }
+        }
+    }
+
+    /// Decides about the next pod, if there is one.
+    fn next_task(&self) -> Option<Task> {
+        let mut state = self.state();
+        let now = Instant::now();
+        let pod = state.queue.pop(now)?;
+        state.turn = state.turn.wrapping_add(1);
+        let info = PodInfo::new(Arc::clone(&pod));
+        match decide(&state.cache, &info, state.turn) {
+            Decision::Node(node) => {
+                state.cache.place(&pod, &node);
+                Some(Task::Bind { pod, node })
+            }
+            Decision::Unschedulable { message, plugins } => {
+                state.queue.unschedulable(&pod.metadata.key(), plugins, now);
+                Some(Task::Report { pod, message })
+            }
+        }
+    }
+
+    async fn perform(&self, task: Task) {
+        match task {
+            Task::Bind { pod, node } => self.bind(&pod, &node).await,
+            Task::Report { pod, message } => self.report(&pod, &message).await,
+        }
+    }
+
+    async fn bind(&self, pod: &Arc<Pod>, node: &str) {
+        let key = pod.metadata.key();
+        let body = json!({
+            "apiVersion": "v1", "kind": "Binding",
+            "metadata": {
+                "name": key.name, "namespace": key.namespace, "uid": pod.metadata.uid,
+            },
+            "target": {"apiVersion": "v1", "kind": "Node", "name": node},
+        });
+        match self.shared.rest.create_sub::<IgnoredAny>(&PODS, &key, "binding", &body).await {
+            Ok(_) => {
+                let message = format!("Successfully assigned {key} to {node}");
+                let about = ObjectReference::new(&PODS, &pod.metadata);
+                self.shared.recorder.event(&about, EventType::Normal, "Scheduled", message);
+                self.state().queue.remove(&key);
+            }
+            Err(err) => {
+                self.give_back(&key, is_not_found(&err));
+                if !is_conflict(&err) && !is_not_found(&err) {
+                    tracing::warn!(pod = %key, node, err = %err, "Pod was not bound, retrying");
+                    self.fail(pod, "SchedulerError", &format!("binding rejected: {err}")).await;
+                }
+            }
+        }
+    }
+
+    /// A binding was refused: the pod is no longer on the node, and tried again if it still exists.
+    fn give_back(&self, key: &client::Key, gone: bool) {
+        let mut state = self.state();
+        state.cache.remove_pod(key);
+        state.queue.changed(Change::PodGone, Instant::now());
+        if gone {
+            // Deleted meanwhile, or replaced by a namesake, which its own event queues.
+            state.queue.remove(key);
+        } else {
+            state.queue.failed(key, Instant::now());
+        }
+        self.shared.wake.notify_one();
+    }
+
+    async fn report(&self, pod: &Pod, message: &str) {
+        tracing::debug!(pod = %pod.metadata.key(), message, "Pod was not schedulable");
+        self.fail(pod, UNSCHEDULABLE, message).await;
+    }
+
+    /// The event, and the condition `PodScheduled=False` when it says something new.
+    async fn fail(&self, pod: &Pod, reason: &str, message: &str) {
+        let about = ObjectReference::new(&PODS, &pod.metadata);
+        self.shared.recorder.event(&about, EventType::Warning, "FailedScheduling", message);
+        let known = pod.status.conditions.iter().find(|it| it.kind == "PodScheduled");
+        if known
+            .is_some_and(|it| it.status == "False" && it.reason == reason && it.message == message)
+        {
+            return;
+        }
+        let mut condition = json!({
+            "type": "PodScheduled", "status": "False", "reason": reason, "message": message,
+        });
+        if known.is_none_or(|it| it.status != "False") {
+            condition["lastTransitionTime"] = json!(rfc3339(now()));
+        }
+        let body = json!({
+            "metadata": {"uid": pod.metadata.uid},
+            "status": {"conditions": [condition]},
+        });
+        let key = pod.metadata.key();
+        let patch = Patch::Strategic;
+        let answer: Result<IgnoredAny, _> =
+            self.shared.rest.patch(&PODS, &key, "status", patch, &body).await;
+        match answer {
+            Ok(_) => {}
+            Err(err) if is_not_found(&err) || is_conflict(&err) => {}
+            Err(err) => {
+                tracing::warn!(pod = %key, err = %err, "Pod condition was not written, ignoring");
+            }
+        }
+    }
+
+    fn pod_changed(&self, event: &Event<Pod>) {
+        let pod = event.object();
+        let key = pod.metadata.key();
+        let mut state = self.state();
+        let gone = matches!(event, Event::Deleted(_)) || pod.is_finished();
+        if gone {
+            state.queue.remove(&key);
+            let was = state.cache.node_of(&key).is_some();
+            state.cache.remove_pod(&key);
+            if was {
+                self.changed(&mut state, Change::PodGone);
+            }
+        } else if pod.is_assigned() {
+            state.queue.remove(&key);
+            let fresh = state.cache.node_of(&key) != Some(pod.spec.node_name.as_str());
+            state.cache.place(pod, &pod.spec.node_name);
+            let relabelled =
+                event.old().is_some_and(|old| old.metadata.labels != pod.metadata.labels);
+            if fresh || relabelled {
+                self.changed(&mut state, Change::PodPlaced);
+            }
+        } else if wants_node(pod) {
+            // An assumed pod's own updates must not queue it again.
+            if state.cache.node_of(&key).is_none() {
+                state.queue.upsert(pod, Instant::now());
+                self.shared.wake.notify_one();
+            }
+        } else {
+            state.queue.remove(&key);
+        }
+    }
+
+    fn node_changed(&self, event: &Event<Node>) {
+        let mut state = self.state();
+        let node = event.object();
+        match event {
+            Event::Deleted(node) => state.cache.remove_node(&node.metadata.name),
+            Event::Added(node) => {
+                state.cache.set_node(node);
+                self.changed(&mut state, Change::NodeAdded);
+            }
+            Event::Updated { old, new } => {
+                state.cache.set_node(new);
+                if old.status.allocatable != new.status.allocatable {
+                    self.changed(&mut state, Change::NodeAllocatable);
+                }
+                if old.metadata.labels != new.metadata.labels {
+                    self.changed(&mut state, Change::NodeLabels);
+                }
+                if old.spec.taints != new.spec.taints
+                    || old.spec.unschedulable != new.spec.unschedulable
+                {
+                    self.changed(&mut state, Change::NodeTaints);
+                }
+            }
+        }
+        let (active, backoff, unschedulable) = state.queue.lengths();
+        tracing::trace!(node = node.metadata.name, active, backoff, unschedulable, "Node changed");
+    }
+
+    fn changed(&self, state: &mut State, change: Change) {
+        state.queue.changed(change, Instant::now());
+        self.shared.wake.notify_one();
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.shared.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Whether this scheduler has to find a node for the pod.
+fn wants_node(pod: &Pod) -> bool {
+    let name = pod.spec.scheduler_name.as_str();
+    !pod.metadata.is_deleting()
+        && pod.spec.scheduling_gates.is_empty()
+        && (name.is_empty() || name == SCHEDULER_NAME)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn gated_deleted_and_foreign_pods_are_left_alone() {
+        let check = |spec: &str, meta: &str, want: bool| {
+            let text = format!(r#"{{"metadata":{{"name":"a"{meta}}},"spec":{{{spec}}}}}"#);
+            let pod: Pod = serde_json::from_str(&text).unwrap();
+            assert_eq!(wants_node(&pod), want, "{text}");
+        };
+        check("", "", true);
+        check(r#""schedulerName":"default-scheduler""#, "", true);
+        check(r#""schedulerName":"mine""#, "", false);
+        check(r#""schedulingGates":[{"name":"x"}]"#, "", false);
+        check("", r#","deletionTimestamp":"2024-01-01T00:00:00Z""#, false);
+    }
+}
