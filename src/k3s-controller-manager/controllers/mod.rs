@@ -4,6 +4,7 @@ mod deployment;
 mod dns;
 mod endpoints;
 mod endpointslice;
+mod garbagecollector;
 mod namespace;
 mod nodeipam;
 mod replicaset;
@@ -21,6 +22,7 @@ pub(crate) static CONTROLLERS: &[Controller] = &[
     Controller { name: "deployment-controller", start: deployment::start },
     Controller { name: "endpointslice-controller", start: endpointslice::start },
     Controller { name: "endpoints-controller", start: endpoints::start },
+    Controller { name: "garbage-collector-controller", start: garbagecollector::start },
     Controller { name: "node-ipam-controller", start: nodeipam::start },
     Controller { name: "cluster-dns-controller", start: dns::start },
 ];
