@@ -215,7 +215,10 @@ mod tests {
     fn objects_go_when_no_owner_is_left() {
         let check = |owners: &[Owner], has_dependents, want| {
             let uids = ["x", "y"];
-            assert_eq!(plan(&node("a", &uids[..owners.len()], &[], false), owners, has_dependents), want);
+            assert_eq!(
+                plan(&node("a", &uids[..owners.len()], &[], false), owners, has_dependents),
+                want
+            );
         };
         check(&[Owner::Solid], false, Step::Nothing);
         check(&[Owner::Absent], true, Step::Delete);

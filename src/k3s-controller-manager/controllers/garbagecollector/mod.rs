@@ -64,9 +64,21 @@ pub(crate) fn start(cx: &Cx) -> Running {
         };
     }
     share!(
-        pods, nodes, namespaces, services, endpoints, slices, replica_sets,
-        replication_controllers, deployments, daemon_sets, stateful_sets, revisions, jobs,
-        cron_jobs, budgets,
+        pods,
+        nodes,
+        namespaces,
+        services,
+        endpoints,
+        slices,
+        replica_sets,
+        replication_controllers,
+        deployments,
+        daemon_sets,
+        stateful_sets,
+        revisions,
+        jobs,
+        cron_jobs,
+        budgets,
     );
     Box::pin(async move {
         let stop = collector.cx.stop.clone();
@@ -112,7 +124,9 @@ impl Collector {
     /// Starts what is not monitored yet; returns whether everything could be discovered.
     async fn monitor_all(
         self: &Arc<Self>,
-        tasks: &mut JoinSet<()>, stop: &CancellationToken) -> Result<bool> {
+        tasks: &mut JoinSet<()>,
+        stop: &CancellationToken,
+    ) -> Result<bool> {
         let discovery = discover(&self.cx.rest).await?;
         let wanted = |it: &&Discovered| {
             it.has(&["list", "watch", "delete"]) && it.resource.plural != "events"
@@ -221,8 +235,8 @@ impl Collector {
         let resource = {
             let state = self.state();
             if let Some(known) = state.graph.get(&owner.uid) {
-                let reachable = !known.resource.namespaced
-                    || known.key.namespace == node.key.namespace;
+                let reachable =
+                    !known.resource.namespaced || known.key.namespace == node.key.namespace;
                 return Ok(match known {
                     _ if !reachable => Owner::Absent,
                     known if known.waits() => Owner::Waiting,
