@@ -13,7 +13,7 @@ use api::schema::{Node, Other, Type};
 use crate::gotext::quote;
 use crate::quantity::Quantity;
 use crate::status::Status;
-use crate::{duration, json, meta, time, yaml};
+use crate::{duration, json, meta, protobuf, time, yaml};
 
 /// Larger bodies are refused (upstream's limit).
 pub const MAX_BODY_BYTES: usize = 3 * 1024 * 1024;
@@ -127,7 +127,15 @@ pub fn body(bytes: &[u8], media: Media, expected: &Expected<'_>) -> Result<Decod
         })?,
         Media::Yaml => yaml::parse(bytes).map_err(|err| unrecognized(&err))?,
         Media::Protobuf => {
-            return Err(Status::unsupported_media_type(&["application/json", "application/yaml"]));
+            let check = |head: &Value| check_kind(head, expected, &unrecognized);
+            let value = protobuf::body(bytes, expected, check).map_err(|err| match err {
+                protobuf::BodyError::Unrecognized(why) => unrecognized(&why),
+                protobuf::BodyError::Undecodable { api_version, kind, why } => {
+                    cannot_be_handled(&kind, &api_version, expected.kind, &why)
+                }
+                protobuf::BodyError::Status(status) => status,
+            })?;
+            return Ok(Decoded { value, strict: Vec::new() });
         }
     };
     let mut value = parsed.value;
@@ -159,7 +167,7 @@ pub fn body(bytes: &[u8], media: Media, expected: &Expected<'_>) -> Result<Decod
             }
         }
     }
-    check_kind(&value, expected, unrecognized)?;
+    check_kind(&value, expected, &unrecognized)?;
     let mut strict =
         parsed.duplicates.iter().map(|path| format!("duplicate field {}", quote(path)));
     let mut strict = strict.by_ref().collect::<Vec<_>>();
@@ -698,6 +706,19 @@ mod tests {
         assert_eq!(decoded.value["spec"], json!({"containers": [{"name": "a"}], "hostPID": true}));
         let err = decoded.validated(FieldValidation::Strict, &expected("", "v1", "Pod"));
         assert!(err.unwrap_err().message.contains("strict decoding error: duplicate field"));
+    }
+
+    #[test]
+    fn the_deepest_document_is_walked_on_a_small_stack() {
+        let depth = 240;
+        let text = format!("{}1{}", r#"{"not":{"items":"#.repeat(depth), "}}".repeat(depth));
+        let name = "io.k8s.apiextensions-apiserver.pkg.apis.apiextensions.v1.JSONSchemaProps";
+        let node = api::schema::definition(name).unwrap();
+        let mut value = json::parse(text.as_bytes()).unwrap().value;
+        walk(&mut value, node).unwrap();
+        crate::encode::canonicalize(&mut value, node);
+        prune(&mut value, node);
+        assert!(!crate::protobuf::encode(&value, node).is_empty());
     }
 
     #[test]

@@ -5,8 +5,8 @@
 
 use serde_json::{Map, Number, Value};
 
-/// Deeper input is refused.
-pub const MAX_DEPTH: usize = 1000;
+/// Deeper input is refused. Low enough for every recursive walk on a thread's 2 MiB of stack.
+pub const MAX_DEPTH: usize = 500;
 
 /// A parsed document.
 #[derive(Debug)]

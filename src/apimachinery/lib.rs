@@ -13,6 +13,7 @@ pub mod intstr;
 pub mod json;
 pub mod meta;
 pub mod patch;
+pub mod protobuf;
 pub mod quantity;
 pub mod selector;
 pub mod status;

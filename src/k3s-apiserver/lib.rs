@@ -9,6 +9,7 @@ pub mod api_server;
 pub mod args;
 pub mod auth;
 pub mod body;
+pub mod bootstrap;
 pub mod cluster;
 pub mod dispatch;
 pub mod filter;

@@ -4,8 +4,22 @@
 //! (object metadata, generation, status isolation, managed fields, storage). Invariant: strategies
 //! are pure decisions on object trees; only `allocate` holds something, in the guard it returns.
 
+mod apps;
+mod batch;
+mod coordination;
+pub mod core;
+mod discovery;
+mod events;
 pub mod field;
 pub mod meta;
+mod networking;
+mod node;
+mod policy;
+mod rbac;
+mod scheduling;
+pub(crate) mod table;
+pub(crate) mod validate;
+pub(crate) mod value;
 
 use std::any::Any;
 
@@ -230,7 +244,19 @@ pub fn default_row(obj: &Object, _now: Timestamp) -> Vec<Value> {
 }
 
 /// One slice per group, each in its own folder.
-static GROUPS: &[&[&dyn Strategy]] = &[];
+static GROUPS: &[&[&dyn Strategy]] = &[
+    core::STRATEGIES,
+    apps::STRATEGIES,
+    batch::STRATEGIES,
+    coordination::STRATEGIES,
+    discovery::STRATEGIES,
+    events::STRATEGIES,
+    networking::STRATEGIES,
+    node::STRATEGIES,
+    policy::STRATEGIES,
+    rbac::STRATEGIES,
+    scheduling::STRATEGIES,
+];
 
 /// The strategies that say something particular.
 pub fn strategies() -> impl Iterator<Item = &'static dyn Strategy> {

@@ -1,0 +1,135 @@
+//! Pods: creation, update rules, deletion and the fields that selectors may name.
+
+use serde_json::{Value, json};
+
+use super::resources::qos_class;
+use super::{pod_table, pod_update, pod_warnings, podspec_defaults};
+use crate::registry::field::FieldErrors;
+use crate::registry::validate::spec;
+use crate::registry::value::{at, carry, has, int, list, set, text};
+use crate::registry::{Column, Cx, Deletion, Object, Selectable, Strategy};
+
+#[derive(Debug)]
+pub(super) struct Pod;
+
+impl Strategy for Pod {
+    fn resource(&self) -> &'static str {
+        "pods"
+    }
+
+    fn default(&self, obj: &mut Object) {
+        podspec_defaults::default_pod(obj);
+    }
+
+    fn prepare_for_create(&self, cx: &Cx<'_>, obj: &mut Object) {
+        let class = qos_class(at(obj, "spec"));
+        let mut status = json!({"phase": "Pending", "qosClass": class});
+        if !list(obj, "spec.schedulingGates").is_empty() {
+            status["conditions"] = json!([{
+                "lastProbeTime": null,
+                "lastTransitionTime": format!("{:.0}", cx.now),
+                "message": "Scheduling is blocked due to non-empty scheduling gates",
+                "reason": "SchedulingGated",
+                "status": "False",
+                "type": "PodScheduled",
+            }]);
+        }
+        obj["status"] = status;
+        mirror_names(obj);
+    }
+
+    fn validate(&self, _cx: &Cx<'_>, obj: &Object, errs: &mut FieldErrors) {
+        super::podspec::validate(errs, &spec(), at(obj, "spec"), super::podspec::Of::Pod(obj));
+        if has(obj, "spec.ephemeralContainers") && !list(obj, "spec.ephemeralContainers").is_empty()
+        {
+            errs.forbidden(spec().child("ephemeralContainers"), "cannot be set on create");
+        }
+    }
+
+    fn prepare_for_update(&self, cx: &Cx<'_>, new: &mut Object, old: &Object) {
+        match cx.subresource {
+            "status" => {
+                if !has(new, "status.qosClass") {
+                    carry(old, new, "status.qosClass");
+                }
+                // A node may report only once whether it resizes; a missing phase is the old one.
+                if !has(new, "status.phase") {
+                    carry(old, new, "status.phase");
+                }
+            }
+            "ephemeralcontainers" => {
+                let containers = at(new, "spec.ephemeralContainers").clone();
+                new["spec"] = old["spec"].clone();
+                if !containers.is_null() {
+                    new["spec"]["ephemeralContainers"] = containers;
+                }
+                new["status"] = old["status"].clone();
+            }
+            "resize" => new["status"] = old["status"].clone(),
+            _ => mirror_names(new),
+        }
+    }
+
+    fn validate_update(&self, cx: &Cx<'_>, new: &Object, old: &Object, errs: &mut FieldErrors) {
+        match cx.subresource {
+            "status" => pod_update::validate_status(errs, new, old),
+            "ephemeralcontainers" => pod_update::validate_ephemeral(errs, new, old),
+            "resize" => pod_update::validate_resize(errs, new, old),
+            _ => pod_update::validate(errs, new, old),
+        }
+    }
+
+    fn warnings(&self, _cx: &Cx<'_>, obj: &Object, old: Option<&Object>) -> Vec<String> {
+        pod_warnings::of_pod(obj, old)
+    }
+
+    fn selectable_fields(&self) -> &'static [Selectable] {
+        const fn field(name: &'static str) -> Selectable {
+            Selectable { name, path: name, zero: "" }
+        }
+        const FIELDS: &[Selectable] = &[
+            field("spec.nodeName"),
+            field("spec.restartPolicy"),
+            field("spec.schedulerName"),
+            field("spec.serviceAccountName"),
+            Selectable { name: "spec.hostNetwork", path: "spec.hostNetwork", zero: "false" },
+            field("status.phase"),
+            field("status.podIP"),
+            field("status.nominatedNodeName"),
+        ];
+        FIELDS
+    }
+
+    fn columns(&self) -> &'static [Column] {
+        pod_table::COLUMNS
+    }
+
+    fn row(&self, obj: &Object, now: jiff::Timestamp) -> Vec<Value> {
+        pod_table::row(obj, now)
+    }
+
+    fn graceful_delete(&self, obj: &Object, grace: Option<i64>) -> Deletion {
+        let asked = grace.or_else(|| int(obj, "spec.terminationGracePeriodSeconds")).unwrap_or(30);
+        let finished = matches!(text(obj, "status.phase"), "Failed" | "Succeeded");
+        if text(obj, "spec.nodeName").is_empty() || finished {
+            return Deletion::Graceful(0);
+        }
+        Deletion::Graceful(if asked < 0 { 1 } else { asked })
+    }
+
+    fn has_generation(&self) -> bool {
+        true
+    }
+}
+
+/// `serviceAccount` is the old name of `serviceAccountName`; both are always there.
+fn mirror_names(pod: &mut Object) {
+    let name = match text(pod, "spec.serviceAccountName") {
+        "" => text(pod, "spec.serviceAccount").to_owned(),
+        name => name.to_owned(),
+    };
+    if !name.is_empty() {
+        set(pod, "spec.serviceAccountName", name.as_str());
+        set(pod, "spec.serviceAccount", name);
+    }
+}

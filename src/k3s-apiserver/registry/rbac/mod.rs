@@ -1,0 +1,15 @@
+//! `rbac.authorization.k8s.io/v1`.
+
+mod binding;
+mod role;
+
+use super::Strategy;
+
+pub(super) const GROUP: &str = "rbac.authorization.k8s.io";
+
+pub(super) static STRATEGIES: &[&dyn Strategy] = &[
+    &role::Role("clusterroles.rbac.authorization.k8s.io"),
+    &role::Role("roles.rbac.authorization.k8s.io"),
+    &binding::Binding("clusterrolebindings.rbac.authorization.k8s.io"),
+    &binding::Binding("rolebindings.rbac.authorization.k8s.io"),
+];
