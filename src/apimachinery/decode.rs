@@ -127,7 +127,7 @@ pub fn body(bytes: &[u8], media: Media, expected: &Expected<'_>) -> Result<Decod
         })?,
         Media::Yaml => yaml::parse(bytes).map_err(|err| unrecognized(&err))?,
         Media::Protobuf => {
-            let check = |head: &Value| check_kind(head, expected, &unrecognized);
+            let check = |head: &Value| check_kind(head, expected, unrecognized);
             let value = protobuf::body(bytes, expected, check).map_err(|err| match err {
                 protobuf::BodyError::Unrecognized(why) => unrecognized(&why),
                 protobuf::BodyError::Undecodable { api_version, kind, why } => {
@@ -167,7 +167,7 @@ pub fn body(bytes: &[u8], media: Media, expected: &Expected<'_>) -> Result<Decod
             }
         }
     }
-    check_kind(&value, expected, &unrecognized)?;
+    check_kind(&value, expected, unrecognized)?;
     let mut strict =
         parsed.duplicates.iter().map(|path| format!("duplicate field {}", quote(path)));
     let mut strict = strict.by_ref().collect::<Vec<_>>();
