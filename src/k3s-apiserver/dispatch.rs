@@ -9,7 +9,7 @@ use crate::body::{Body, text};
 use crate::filter::{Call, read_body};
 use crate::kinds::Kind;
 use crate::status::Status;
-use crate::{health, verbs};
+use crate::{documents, health, verbs};
 
 /// Answers an authorised request.
 pub async fn dispatch(call: Call<'_>, body: Incoming) -> Result<Response<Body>, Status> {
@@ -70,6 +70,9 @@ fn unknown(_call: &Call<'_>) -> Status {
 async fn plain(call: &Call<'_>) -> Result<Response<Body>, Status> {
     let path = call.info.path.trim_end_matches('/');
     let get = matches!(call.parts.method, Method::GET | Method::HEAD);
+    if let (true, Some(answer)) = (get, documents::serve(call, path)) {
+        return answer;
+    }
     match path {
         "/version" if get => Ok(health::version()),
         "/ping" if get => Ok(text(StatusCode::OK, "pong")),

@@ -13,6 +13,7 @@ pub mod bootstrap;
 pub mod cluster;
 pub mod discovery;
 pub mod dispatch;
+pub mod documents;
 pub mod filter;
 pub mod health;
 pub mod kinds;
