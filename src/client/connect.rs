@@ -57,7 +57,8 @@ pub async fn wait_until_ready(client: &Client, stop: &CancellationToken) -> Resu
             Err(kube::Error::Api(status)) if status.code < 500 => return Ok(()),
             Err(err) if !logged => {
                 logged = true;
-                tracing::info!(err = %err, "API server did not answer yet, retrying");
+                let err = crate::rest::describe(&err);
+                tracing::info!(err, "API server did not answer yet, retrying");
             }
             Err(_) => {}
         }

@@ -71,17 +71,35 @@ fn settle<K: Hash + Eq + Ord + Clone + Display>(
             queue.add_after(key.clone(), delay);
         }
         Err(err) => {
+            let text = words(&err);
             let conflict = err
                 .chain()
                 .any(|cause| cause.downcast_ref::<kube::Error>().is_some_and(rest::is_conflict));
             if conflict {
-                tracing::debug!(controller, object = %key, err = format!("{err:#}"), "Reconciliation met a conflict, retrying");
+                tracing::debug!(controller, object = %key, err = text, "Reconciliation met a conflict, retrying");
             } else {
-                tracing::warn!(controller, object = %key, err = format!("{err:#}"), "Reconciliation failed, retrying");
+                tracing::warn!(controller, object = %key, err = text, "Reconciliation failed, retrying");
             }
             queue.add_rate_limited(key.clone());
         }
     }
+}
+
+/// The chain of causes, with the server's own words for API errors.
+fn words(err: &anyhow::Error) -> String {
+    let mut text = String::new();
+    for cause in err.chain() {
+        let api = cause.downcast_ref::<kube::Error>();
+        let part = api.map_or_else(|| cause.to_string(), rest::describe);
+        if !text.is_empty() {
+            text.push_str(": ");
+        }
+        text.push_str(&part);
+        if api.is_some() {
+            break;
+        }
+    }
+    text
 }
 
 #[cfg(test)]

@@ -25,6 +25,6 @@ pub use meta::{
 pub use queue::WorkQueue;
 pub use reflector::{Event, Reflector, Selection};
 pub use resource::Resource;
-pub use rest::{Error, List, Patch, Preconditions, Propagation, Rest};
+pub use rest::{Error, List, Patch, Preconditions, Propagation, Rest, describe};
 pub use rest::{is_already_exists, is_conflict, is_forbidden, is_gone, is_invalid, is_not_found};
 pub use store::{Index, Lister};

@@ -28,7 +28,7 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     meta::{HasMeta, Key, Labels},
     resource::Resource,
-    rest::{Error, Rest, is_gone, with_query},
+    rest::{Error, Rest, describe, is_gone, with_query},
     store::{Index, Lister},
 };
 
@@ -236,6 +236,7 @@ impl<T: HasMeta + DeserializeOwned + Send + Sync + 'static> Reflector<T> {
     async fn forever(&self) {
         let mut at = Position { resource_version: String::new(), streaming: true };
         let mut backoff = BACKOFF_MIN;
+        let mut reported = false;
         let resource = self.shared.resource.plural.as_ref();
         loop {
             let outcome = if at.resource_version.is_empty() && !at.streaming {
@@ -249,6 +250,7 @@ impl<T: HasMeta + DeserializeOwned + Send + Sync + 'static> Reflector<T> {
             match outcome {
                 Ok(Ended::Closed) => {
                     backoff = BACKOFF_MIN;
+                    reported = false;
                     continue;
                 }
                 Ok(Ended::Unsupported) => {
@@ -264,10 +266,13 @@ impl<T: HasMeta + DeserializeOwned + Send + Sync + 'static> Reflector<T> {
                     {
                         at.resource_version.clear();
                     }
-                    if backoff == BACKOFF_MIN {
-                        tracing::debug!(resource, err = %err, "Watch failed, retrying");
-                    } else {
-                        tracing::warn!(resource, err = %err, "Watch failed, retrying");
+                    let err = describe(&err);
+                    if reported {
+                        tracing::debug!(resource, err, "Watch failed, retrying");
+                    } else if backoff > BACKOFF_MIN {
+                        // A single failure is what every restart of the API server looks like.
+                        tracing::warn!(resource, err, "Watch failed, retrying");
+                        reported = true;
                     }
                 }
             }

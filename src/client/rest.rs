@@ -260,6 +260,25 @@ pub fn is_forbidden(err: &Error) -> bool {
     matches!(err, Error::Api(status) if status.code == 403)
 }
 
+/// The server's own words for an API error, the cause for every other.
+pub fn describe(err: &Error) -> String {
+    match err {
+        Error::Api(status) => status.message.clone(),
+        other => {
+            let mut text = other.to_string();
+            let mut cause = std::error::Error::source(other);
+            while let Some(err) = cause {
+                let more = err.to_string();
+                if !text.contains(&more) {
+                    text = format!("{text}: {more}");
+                }
+                cause = err.source();
+            }
+            text
+        }
+    }
+}
+
 pub(crate) fn with_query(mut path: String, query: &[(&str, &str)]) -> String {
     for (at, (name, value)) in query.iter().enumerate() {
         path.push(if at == 0 { '?' } else { '&' });

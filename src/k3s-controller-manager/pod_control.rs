@@ -153,10 +153,4 @@ pub(crate) async fn delete_quietly(cx: &Cx, pod: &Pod) -> Result<bool, client::E
     }
 }
 
-/// The server's own words.
-pub(crate) fn text(err: &client::Error) -> String {
-    match err {
-        kube::Error::Api(status) => status.message.clone(),
-        other => other.to_string(),
-    }
-}
+pub(crate) use client::describe as text;

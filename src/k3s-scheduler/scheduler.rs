@@ -159,7 +159,8 @@ impl Scheduler {
             Err(err) => {
                 self.give_back(&key, is_not_found(&err));
                 if !is_conflict(&err) && !is_not_found(&err) {
-                    tracing::warn!(pod = %key, node, err = %err, "Pod was not bound, retrying");
+                    let err = client::describe(&err);
+                    tracing::warn!(pod = %key, node, err, "Pod was not bound, retrying");
                     self.fail(pod, "SchedulerError", &format!("binding rejected: {err}")).await;
                 }
             }
@@ -213,7 +214,8 @@ impl Scheduler {
             Ok(_) => {}
             Err(err) if is_not_found(&err) || is_conflict(&err) => {}
             Err(err) => {
-                tracing::warn!(pod = %key, err = %err, "Pod condition was not written, ignoring");
+                let err = client::describe(&err);
+                tracing::warn!(pod = %key, err, "Pod condition was not written, ignoring");
             }
         }
     }

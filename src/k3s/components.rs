@@ -42,6 +42,7 @@ pub(crate) static COMPONENTS: &[Entry] = &[
     component!(k3s_store, MultiThread, "Datastore: the etcd v3 API over SQLite"),
     component!(k3s_apiserver, MultiThread, "The Kubernetes API"),
     component!(k3s_controller_manager, CurrentThread, "Controllers of the cluster"),
+    component!(k3s_scheduler, CurrentThread, "Places pods on nodes"),
     component!(k3s_flannel, CurrentThread, "Pod network of this node"),
     component!(k3s_proxy, CurrentThread, "Services in nftables"),
 ];

@@ -5,11 +5,15 @@ mod dns;
 mod endpoints;
 mod endpointslice;
 mod garbagecollector;
+mod job;
 mod namespace;
 mod nodeipam;
+mod nodelifecycle;
+mod podgc;
 mod replicaset;
 mod root_ca;
 mod serviceaccount;
+mod ttl;
 
 use crate::Controller;
 
@@ -24,5 +28,10 @@ pub(crate) static CONTROLLERS: &[Controller] = &[
     Controller { name: "endpoints-controller", start: endpoints::start },
     Controller { name: "garbage-collector-controller", start: garbagecollector::start },
     Controller { name: "node-ipam-controller", start: nodeipam::start },
+    Controller { name: "node-lifecycle-controller", start: nodelifecycle::start },
+    Controller { name: "taint-eviction-controller", start: nodelifecycle::start_eviction },
+    Controller { name: "pod-garbage-collector-controller", start: podgc::start },
+    Controller { name: "ttl-after-finished-controller", start: ttl::start },
+    Controller { name: "job-controller", start: job::start },
     Controller { name: "cluster-dns-controller", start: dns::start },
 ];

@@ -189,7 +189,8 @@ fn status(
             } else {
                 "FailedDelete"
             };
-            let message = err.root_cause().to_string();
+            let api = err.chain().find_map(|it| it.downcast_ref::<client::Error>());
+            let message = api.map_or_else(|| err.to_string(), client::describe);
             let mut failed = Condition::new("ReplicaFailure", "True", reason, message);
             failed.last_transition_time = Some(client::Time(now));
             conditions.push(failed);
