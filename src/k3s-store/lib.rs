@@ -9,6 +9,12 @@
 //!
 //! It knows nothing of Kubernetes: keys and values are bytes. Invariant: acknowledged means on
 //! the disk; a revision, once seen by anybody, never means something else.
+//!
+//! Heartbeats are written like everything else: one node's lease is one page and one sync in ten
+//! seconds. With many nodes the batches of `/registry/leases/` may be committed without a sync
+//! (`synchronous=NORMAL`), for the next sync of the log covers them; the price is that after a
+//! power loss revisions that were seen are missing, so the first revision of another boot then
+//! has to start beyond all that could have been given out.
 
 mod apply;
 mod bus;
