@@ -12,6 +12,7 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use serde_json::json;
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::convert::Infallible;
 use std::net::{Ipv6Addr, SocketAddr};
 use std::time::{Duration, SystemTime};
@@ -66,14 +67,14 @@ async fn check_ports(mut state: watch::Receiver<State>) {
             keep
         });
         for port in wanted {
-            if !open.contains_key(&port) {
-                match listen(port).await {
-                    Ok(listener) => {
-                        let server = servers.spawn(accept(listener, Some(port), state.clone()));
-                        open.insert(port, server);
-                    }
-                    Err(err) => warn!(port, %err, "Opening a health check port failed, retrying"),
+            let Entry::Vacant(entry) = open.entry(port) else {
+                continue;
+            };
+            match listen(port).await {
+                Ok(listener) => {
+                    entry.insert(servers.spawn(accept(listener, Some(port), state.clone())));
                 }
+                Err(err) => warn!(port, %err, "Opening a health check port failed, going on without"),
             }
         }
         tokio::select! {

@@ -201,10 +201,12 @@ impl Netlink {
         let link = self.must_link(name).await?;
         for other in self.addresses().await? {
             let same = other.ip == address.ip() && other.prefix == address.prefix();
-            if other.link == link.index && other.ip.is_ipv4() && !same {
-                if let Ok(network) = IpNetwork::new(other.ip, other.prefix) {
-                    self.delete_address(name, network).await?;
-                }
+            if other.link == link.index
+                && other.ip.is_ipv4()
+                && !same
+                && let Ok(network) = IpNetwork::new(other.ip, other.prefix)
+            {
+                self.delete_address(name, network).await?;
             }
         }
         self.ensure_address(name, address).await

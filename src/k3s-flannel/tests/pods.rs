@@ -1,10 +1,15 @@
 //! The CNI calls of a runtime, answered in a namespace that plays the node.
 
-use k3s_flannel::cni::attach::Attacher;
+#![allow(clippy::unwrap_used)]
+
+use k3s_flannel::cni::attach::{Attacher, mac_of};
 use k3s_flannel::cni::ipam::Ipam;
 use k3s_flannel::cni::protocol::{Answer, Call};
 use k3s_flannel::cni::server::{Shared, serve};
+use k3s_flannel::mesh;
 use k3s_flannel::network::Network;
+use k3s_flannel::node::{Backend, Peer, Reach};
+use k3s_flannel::underlay::{self, Wish};
 use netlink::Netlink;
 use netlink::scratch::Scratch;
 use std::path::{Path, PathBuf};
@@ -136,4 +141,58 @@ fn the_firewall_table_is_accepted_and_replaced() {
     });
     let rules = node.sh("nft list table ip k3s-flannel");
     assert_eq!(rules.matches("masquerade fully-random").count(), 2, "{rules}");
+}
+
+/// Two nodes as flannel sees them: own range, address, and the other one as a peer.
+async fn join_mesh(own: &str, ip: [u8; 4], peer_cidr: &str, peer_ip: [u8; 4], backend: Backend) -> [u8; 6] {
+    let (netlink, driver) = Netlink::connect().unwrap();
+    let work = async {
+        let wish = Wish { node_ip: Some(ip.into()), iface: None };
+        let underlay = underlay::find(&netlink, &wish).await?.expect("the link is there");
+        let network = Network { pod_cidr: own.parse().unwrap(), mtu: mesh::mtu(backend, Some(&underlay)) };
+        network.ensure_bridge(&netlink).await?;
+        let tunnel = mesh::ensure_tunnel(&netlink, backend, Some(&underlay), network.pod_cidr).await?;
+        // The test gives tunnels the addresses that follow from the nodes', so that each knows the other's.
+        let reach = match &tunnel {
+            Some(_) => {
+                netlink.ensure_mac(mesh::VXLAN, mac_of(ip.into())).await?;
+                Reach::Vxlan { vtep_mac: mac_of(peer_ip.into()) }
+            }
+            None => Reach::HostGw,
+        };
+        let peer = Peer { pod_cidr: peer_cidr.parse().unwrap(), public_ip: peer_ip.into(), reach };
+        let index = tunnel.map(|(index, _)| index);
+        for peers in [vec![], vec![peer.clone()], vec![peer]] {
+            let want = mesh::plan(&peers, network.pod_cidr, index, Some(underlay.link));
+            mesh::apply(&netlink, &want, index).await?;
+        }
+        Ok(mac_of(ip.into()))
+    };
+    netlink::drive(driver, work).await.unwrap()
+}
+
+fn check_mesh(backend: Backend) {
+    let names = [format!("m1{backend:?}"), format!("m2{backend:?}")];
+    let nodes: Vec<Scratch> = names.iter().filter_map(|name| Scratch::new(name)).collect();
+    let [one, two] = nodes.as_slice() else { return };
+    let peer = two.path().file_name().unwrap().to_string_lossy().into_owned();
+    one.sh(&format!("ip link add eth0 type veth peer name eth0 netns {peer}"));
+    for (node, ip) in [(one, "192.0.2.1"), (two, "192.0.2.2")] {
+        node.sh(&format!("ip link set lo up; ip addr add {ip}/24 dev eth0; ip link set eth0 up; sysctl -qw net.ipv4.ip_forward=1"));
+    }
+    let (a, b) = ([192, 0, 2, 1], [192, 0, 2, 2]);
+    one.block_on(async move || join_mesh("10.42.0.0/24", a, "10.42.1.0/24", b, backend).await);
+    two.block_on(async move || join_mesh("10.42.1.0/24", b, "10.42.0.0/24", a, backend).await);
+    let ping = one.sh("busybox ping -c 2 -W 3 -I 10.42.0.1 10.42.1.1");
+    assert!(ping.contains(" 0% packet loss"), "{backend:?}: {ping}\n{}", one.sh("ip addr; ip route; bridge fdb show dev flannel.1"));
+}
+
+#[test]
+fn nodes_reach_each_other_through_the_tunnel() {
+    check_mesh(Backend::Vxlan);
+}
+
+#[test]
+fn nodes_reach_each_other_through_routes() {
+    check_mesh(Backend::HostGw);
 }

@@ -1,5 +1,7 @@
 //! The text of whole tables. `UPDATE_FIXTURES=1 cargo test -p k3s-proxy` writes them anew.
 
+#![allow(clippy::unwrap_used)]
+
 use k3s_proxy::claims::{Claims, Owner};
 use k3s_proxy::element::Family;
 use k3s_proxy::objects::{EndpointSlice, Service};

@@ -1,6 +1,8 @@
 //! Real packets through the real rules: a node, two endpoints, a pod that is a client, and a client
 //! outside, each a network namespace.
 
+#![allow(clippy::unwrap_used)]
+
 use k3s_proxy::claims::{Claims, Owner};
 use k3s_proxy::kernel::{Applied, Kernel};
 use k3s_proxy::objects::{EndpointSlice, Pod, Service};

@@ -1,5 +1,7 @@
 //! What the kernel makes of our requests, in namespaces of our own.
 
+#![allow(clippy::unwrap_used)]
+
 use netlink::link::Vxlan;
 use netlink::neighbour::{Neighbour, Table};
 use netlink::nft_elements::{self, Change, Data, Element, Field, concat};
@@ -42,7 +44,7 @@ async fn tunnel(netlink: &Netlink) -> netlink::Result<()> {
     let ours = Owner(107);
     netlink.ensure_route(&route, ours).await?;
     netlink.ensure_route(&route, ours).await?;
-    assert_eq!(netlink.routes(ours).await?, [route.clone()]);
+    assert_eq!(netlink.routes(ours).await?, std::slice::from_ref(&route));
     assert_eq!(netlink.routes(Owner(99)).await?, []);
     netlink.delete_route(&route, ours).await?;
     netlink.delete_route(&route, ours).await?;
