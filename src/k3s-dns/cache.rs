@@ -33,11 +33,7 @@ impl Cache {
         }
         let mut message = entry.message.clone();
         let age = age.as_secs() as u32;
-        for section in [
-            &mut message.answers,
-            &mut message.authorities,
-            &mut message.additionals,
-        ] {
+        for section in [&mut message.answers, &mut message.authorities, &mut message.additionals] {
             for record in section {
                 record.decrement_ttl(age);
             }

@@ -122,7 +122,8 @@ fn zone(
         slices: slices.lister(),
         services_by_ip: services.add_index(ips),
         slices_by_ip: slices.add_index(endpoint_ips),
-        slices_by_service: slices.add_index(|slice| slice.service().iter().map(service_term).collect()),
+        slices_by_service: slices
+            .add_index(|slice| slice.service().iter().map(service_term).collect()),
         own,
     }
 }

@@ -113,12 +113,7 @@ fn ask(query: Message, question: Query, answers: Vec<Record>, transport: Transpo
     if !query.metadata.recursion_desired {
         return refuse(&query, ResponseCode::Refused, transport);
     }
-    Step::Ask(Box::new(Pending {
-        query,
-        answers,
-        question,
-        transport,
-    }))
+    Step::Ask(Box::new(Pending { query, answers, question, transport }))
 }
 
 /// The response from what upstream said; `None` if nobody said anything.
@@ -183,9 +178,7 @@ fn encode(mut response: Message, query: &Message, transport: Transport) -> Vec<u
     let room = match (transport, &query.edns) {
         (Transport::Tcp, _) => usize::from(u16::MAX),
         (Transport::Udp, None) => PAYLOAD_PLAIN.into(),
-        (Transport::Udp, Some(edns)) => {
-            edns.max_payload().clamp(PAYLOAD_PLAIN, PAYLOAD_MAX).into()
-        }
+        (Transport::Udp, Some(edns)) => edns.max_payload().clamp(PAYLOAD_PLAIN, PAYLOAD_MAX).into(),
     };
     loop {
         match response.to_vec() {

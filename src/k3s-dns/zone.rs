@@ -90,7 +90,9 @@ impl Zone {
             ["ns", "dns"] => addresses(name, kind, self.own.iter().copied()),
             [ns, "svc"] => self.namespace(ns),
             [service, ns, "svc"] => self.service(name, kind, ns, service),
-            [port, protocol, service, ns, "svc"] => self.ports(name, kind, ns, service, port, protocol),
+            [port, protocol, service, ns, "svc"] => {
+                self.ports(name, kind, ns, service, port, protocol)
+            }
             [host, service, ns, "svc"] => self.host(name, kind, ns, service, host),
             [_, "pod"] => Found::Nothing,
             [ip, _, "pod"] => match undashed(ip) {
@@ -116,7 +118,8 @@ impl Zone {
         match kind {
             RecordType::SOA => Found::records(vec![self.soa()]),
             RecordType::NS => {
-                let server = Name::from_ascii("ns.dns").and_then(|ns| ns.append_domain(&self.domain));
+                let server =
+                    Name::from_ascii("ns.dns").and_then(|ns| ns.append_domain(&self.domain));
                 server.map_or(Found::Nothing, |server| one(name, RData::NS(NS(server))))
             }
             _ => Found::Nothing,
@@ -169,7 +172,8 @@ impl Zone {
         let Some((service, key)) = self.get(ns, service_name) else {
             return Found::NoSuchName;
         };
-        let (Some(port), Some(protocol)) = (port.strip_prefix('_'), protocol.strip_prefix('_')) else {
+        let (Some(port), Some(protocol)) = (port.strip_prefix('_'), protocol.strip_prefix('_'))
+        else {
             return Found::NoSuchName;
         };
         let Ok(service_name) = name_below(&[service_name, ns, "svc"], &self.domain) else {

@@ -74,7 +74,9 @@ async fn check_ports(mut state: watch::Receiver<State>) {
                 Ok(listener) => {
                     entry.insert(servers.spawn(accept(listener, Some(port), state.clone())));
                 }
-                Err(err) => warn!(port, %err, "Opening a health check port failed, going on without"),
+                Err(err) => {
+                    warn!(port, %err, "Opening a health check port failed, going on without")
+                }
             }
         }
         tokio::select! {

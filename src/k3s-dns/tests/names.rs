@@ -31,41 +31,57 @@ fn service(name: &str, spec: Value) -> Service {
 fn cluster(crowd: usize) -> Zone {
     let ports = json!([{"name": "http", "protocol": "TCP", "port": 80}]);
     let services = vec![
-        service("web", json!({"clusterIP": "10.43.0.7", "clusterIPs": ["10.43.0.7", "fd00::7"], "ports": ports})),
+        service(
+            "web",
+            json!({"clusterIP": "10.43.0.7", "clusterIPs": ["10.43.0.7", "fd00::7"], "ports": ports}),
+        ),
         service("db", json!({"clusterIP": "None", "ports": ports})),
         service("crowd", json!({"clusterIP": "None", "ports": ports})),
         service("empty", json!({"clusterIP": "None", "ports": ports})),
         service("early", json!({"clusterIP": "None", "publishNotReadyAddresses": true})),
         service("out", json!({"type": "ExternalName", "externalName": "example.org"})),
-        service("loop", json!({"type": "ExternalName", "externalName": "loop.default.svc.cluster.local"})),
-        service("in", json!({"type": "ExternalName", "externalName": "web.default.svc.cluster.local"})),
+        service(
+            "loop",
+            json!({"type": "ExternalName", "externalName": "loop.default.svc.cluster.local"}),
+        ),
+        service(
+            "in",
+            json!({"type": "ExternalName", "externalName": "web.default.svc.cluster.local"}),
+        ),
     ];
     let slice = |of: &str, endpoints: Value| -> EndpointSlice {
         let labels = json!({"kubernetes.io/service-name": of});
         let metadata = json!({"namespace": "default", "name": format!("{of}-1"), "labels": labels});
         let ports = json!([{"name": "http", "protocol": "TCP", "port": 8080}]);
-        serde_json::from_value(json!({"metadata": metadata, "endpoints": endpoints, "ports": ports})).unwrap()
+        serde_json::from_value(
+            json!({"metadata": metadata, "endpoints": endpoints, "ports": ports}),
+        )
+        .unwrap()
     };
-    let many: Vec<Value> =
-        (0..crowd).map(|n| json!({"addresses": [format!("10.42.{}.{}", n / 250, n % 250)]})).collect();
+    let many: Vec<Value> = (0..crowd)
+        .map(|n| json!({"addresses": [format!("10.42.{}.{}", n / 250, n % 250)]}))
+        .collect();
     let slices = vec![
-        slice("db", json!([
+        slice(
+            "db",
+            json!([
             {"addresses": ["10.42.0.5"], "hostname": "db-0", "conditions": {"ready": true}},
             {"addresses": ["10.42.0.6"], "conditions": {"ready": true}},
-            {"addresses": ["10.42.0.9"], "hostname": "db-9", "conditions": {"ready": false}}])),
+            {"addresses": ["10.42.0.9"], "hostname": "db-9", "conditions": {"ready": false}}]),
+        ),
         slice("early", json!([{"addresses": ["10.42.0.8"], "conditions": {"ready": false}}])),
         slice("crowd", json!(many)),
     ];
     let (services, slices) = (Lister::of(services), Lister::of(slices));
     Zone {
         domain: name("cluster.local"),
-        services_by_ip: services.add_index(|s: &Service| {
-            s.cluster_ips().iter().map(IpAddr::to_string).collect()
-        }),
+        services_by_ip: services
+            .add_index(|s: &Service| s.cluster_ips().iter().map(IpAddr::to_string).collect()),
         slices_by_ip: slices.add_index(|s: &EndpointSlice| {
             s.endpoints.iter().filter_map(|e| e.addresses.first()).cloned().collect()
         }),
-        slices_by_service: slices.add_index(|s: &EndpointSlice| s.service().iter().map(service_term).collect()),
+        slices_by_service: slices
+            .add_index(|s: &EndpointSlice| s.service().iter().map(service_term).collect()),
         services,
         slices,
         own: vec![Ipv4Addr::new(10, 43, 0, 10).into()],
@@ -145,7 +161,8 @@ fn names_follow_the_schema() {
         let to = to.replace("{svc}", svc);
         let response = ask(&zone, &query(&to, kind), Transport::Udp);
         assert_eq!(show(&response), want, "{to} {kind}");
-        let negative = response.answers.is_empty() && !want.contains("Server") && !want.contains("Refused");
+        let negative =
+            response.answers.is_empty() && !want.contains("Server") && !want.contains("Refused");
         let has_soa = response.authorities.iter().any(|r| r.record_type() == SOA);
         assert_eq!(negative, has_soa, "{to} {kind}: a \"no\" has the SOA");
     }
@@ -237,7 +254,11 @@ async fn fake_upstream(udp: UdpSocket, tcp: TcpListener) {
         message.metadata.truncation = !full;
         if full {
             let to = message.queries[0].name().clone();
-            message.add_answer(Record::from_rdata(to.clone(), 60, RData::A(A(Ipv4Addr::new(192, 0, 2, 80)))));
+            message.add_answer(Record::from_rdata(
+                to.clone(),
+                60,
+                RData::A(A(Ipv4Addr::new(192, 0, 2, 80))),
+            ));
             message.add_answer(Record::from_rdata(to, 60, RData::TXT(TXT::new(vec!["x".into()]))));
         }
         message.to_vec().unwrap()

@@ -144,14 +144,22 @@ fn the_firewall_table_is_accepted_and_replaced() {
 }
 
 /// Two nodes as flannel sees them: own range, address, and the other one as a peer.
-async fn join_mesh(own: &str, ip: [u8; 4], peer_cidr: &str, peer_ip: [u8; 4], backend: Backend) -> [u8; 6] {
+async fn join_mesh(
+    own: &str,
+    ip: [u8; 4],
+    peer_cidr: &str,
+    peer_ip: [u8; 4],
+    backend: Backend,
+) -> [u8; 6] {
     let (netlink, driver) = Netlink::connect().unwrap();
     let work = async {
         let wish = Wish { node_ip: Some(ip.into()), iface: None };
         let underlay = underlay::find(&netlink, &wish).await?.expect("the link is there");
-        let network = Network { pod_cidr: own.parse().unwrap(), mtu: mesh::mtu(backend, Some(&underlay)) };
+        let network =
+            Network { pod_cidr: own.parse().unwrap(), mtu: mesh::mtu(backend, Some(&underlay)) };
         network.ensure_bridge(&netlink).await?;
-        let tunnel = mesh::ensure_tunnel(&netlink, backend, Some(&underlay), network.pod_cidr).await?;
+        let tunnel =
+            mesh::ensure_tunnel(&netlink, backend, Some(&underlay), network.pod_cidr).await?;
         // The test gives tunnels the addresses that follow from the nodes', so that each knows the other's.
         let reach = match &tunnel {
             Some(_) => {
@@ -184,7 +192,11 @@ fn check_mesh(backend: Backend) {
     one.block_on(async move || join_mesh("10.42.0.0/24", a, "10.42.1.0/24", b, backend).await);
     two.block_on(async move || join_mesh("10.42.1.0/24", b, "10.42.0.0/24", a, backend).await);
     let ping = one.sh("busybox ping -c 2 -W 3 -I 10.42.0.1 10.42.1.1");
-    assert!(ping.contains(" 0% packet loss"), "{backend:?}: {ping}\n{}", one.sh("ip addr; ip route; bridge fdb show dev flannel.1"));
+    assert!(
+        ping.contains(" 0% packet loss"),
+        "{backend:?}: {ping}\n{}",
+        one.sh("ip addr; ip route; bridge fdb show dev flannel.1")
+    );
 }
 
 #[test]
