@@ -6,7 +6,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
-use pki::write_atomic;
+use pki::{Durability, write_with};
 
 use crate::containerd::find_program;
 use crate::settings::RUN_DIR;
@@ -41,7 +41,7 @@ pub(crate) fn choose() -> Result<Bus> {
     let program = find_program("dbus-daemon", "dbus-daemon")?;
     fs::create_dir_all(RUN_DIR).context("creating /run/k3s")?;
     let config = Path::new(RUN_DIR).join("bus.conf");
-    write_atomic(&config, CONFIG.as_bytes(), 0o600)?;
+    write_with(&config, CONFIG.as_bytes(), 0o600, Durability::Derived)?;
     Ok(Bus::Private { program, config })
 }
 

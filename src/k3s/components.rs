@@ -6,8 +6,10 @@
 use std::ffi::OsString;
 use std::process::ExitCode;
 
-use clap::{Args, Command, FromArgMatches};
+use clap::{Args, Command, CommandFactory, FromArgMatches};
 use daemon::{Component, Flavour};
+
+use crate::cli::Cli;
 
 /// One component of the executable.
 pub(crate) struct Entry {
@@ -39,7 +41,7 @@ macro_rules! component {
 
 /// All components, in the order they are listed to people.
 pub(crate) static COMPONENTS: &[Entry] = &[
-    component!(k3s_store, MultiThread, "Datastore: the etcd v3 API over SQLite"),
+    component!(k3s_store, CurrentThread, "Datastore: the etcd v3 API over SQLite"),
     component!(k3s_apiserver, MultiThread, "The Kubernetes API"),
     component!(k3s_controller_manager, CurrentThread, "Controllers of the cluster"),
     component!(k3s_scheduler, CurrentThread, "Places pods on nodes"),
@@ -51,6 +53,14 @@ pub(crate) static COMPONENTS: &[Entry] = &[
 pub(crate) fn find(name: &str) -> Option<&'static Entry> {
     let short = name.strip_prefix("k3s-").unwrap_or(name);
     COMPONENTS.iter().find(|entry| entry.component.name.strip_prefix("k3s-") == Some(short))
+}
+
+/// The whole command line: the roles and tools, then the components.
+pub(crate) fn cli() -> Command {
+    Cli::command().subcommands(COMPONENTS.iter().map(|entry| {
+        let name = entry.component.name;
+        entry.clap().name(name.strip_prefix("k3s-").unwrap_or(name)).display_name(name)
+    }))
 }
 
 impl Entry {
@@ -65,5 +75,39 @@ impl Entry {
     /// Runs the component in this process; `args` begins with the name.
     pub(crate) fn run(&self, args: Vec<OsString>) -> ExitCode {
         (self.main)(args)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::path::Path;
+
+    use clap_complete::Shell;
+
+    use super::*;
+
+    /// The completions in the tree are what the command line says; `GENERATE=1` writes them.
+    #[test]
+    fn completions_are_up_to_date() {
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../completions");
+        for (shell, name) in
+            [(Shell::Bash, "k3s.bash"), (Shell::Zsh, "_k3s"), (Shell::Fish, "k3s.fish")]
+        {
+            let mut text = Vec::new();
+            clap_complete::generate(shell, &mut cli(), "k3s", &mut text);
+            let path = folder.join(name);
+            if std::env::var_os("GENERATE").is_some() {
+                fs::create_dir_all(&folder).unwrap();
+                fs::write(&path, &text).unwrap();
+            }
+            let committed = fs::read(&path).unwrap_or_default();
+            assert!(committed == text, "{name}: run GENERATE=1 cargo test -p k3s and commit it");
+        }
+    }
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        cli().debug_assert();
     }
 }

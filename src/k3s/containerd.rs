@@ -11,7 +11,7 @@ use anyhow::{Context, Result, bail};
 use daemon::ConfigError;
 use futures::StreamExt;
 use inotify::{Inotify, WatchMask};
-use pki::write_atomic;
+use pki::{Durability, write_with};
 use tokio::process::Command;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
@@ -54,7 +54,7 @@ pub(crate) fn prepare(node: &Node) -> Result<(PathBuf, PathBuf)> {
     let program = find_program("containerd", "containerd")?;
     find_program("runc", "runc")?;
     let config = node.paths.agent("etc/containerd/config.toml");
-    write_atomic(&config, render(node).as_bytes(), 0o600)?;
+    write_with(&config, render(node).as_bytes(), 0o600, Durability::Derived)?;
     fs::create_dir_all(Path::new(RUN_DIR).join("containerd")).context("creating /run/k3s")?;
     fs::create_dir_all(node.paths.agent("images")).context("creating agent/images")?;
     Ok((program, config))
@@ -178,7 +178,7 @@ async fn import_pause(paths: &Paths) -> Result<()> {
         return Ok(());
     }
     let path = paths.agent("pause.tar");
-    write_atomic(&path, &images::pause()?, 0o600)?;
+    write_with(&path, &images::pause()?, 0o600, Durability::Derived)?;
     import(&path).await
 }
 

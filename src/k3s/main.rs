@@ -18,7 +18,7 @@ use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use clap::{CommandFactory, FromArgMatches, Parser};
+use clap::{CommandFactory, FromArgMatches};
 use daemon::{ConfigError, Flavour, config};
 
 use crate::cli::{Cli, Command, ServerArgs};
@@ -50,8 +50,12 @@ fn main() -> ExitCode {
         args.remove(0);
         return entry.run(args);
     }
-    match with_config(args).map(Cli::parse_from) {
-        Ok(cli) => run(cli.command),
+    match with_config(args) {
+        Ok(args) => {
+            let matches = components::cli().get_matches_from(args);
+            let cli = Cli::from_arg_matches(&matches).unwrap_or_else(|err| err.exit());
+            run(cli.command)
+        }
         Err(err) => fail(&err.into()),
     }
 }
@@ -64,7 +68,7 @@ fn run(command: Command) -> ExitCode {
         Command::Crictl(passed) => tools::crictl(&passed.args).map(|()| ExitCode::SUCCESS),
         Command::Ctr(passed) => tools::ctr(&passed.args).map(|()| ExitCode::SUCCESS),
         Command::Completion { shell } => {
-            clap_complete::generate(shell, &mut Cli::command(), "k3s", &mut std::io::stdout());
+            clap_complete::generate(shell, &mut components::cli(), "k3s", &mut std::io::stdout());
             Ok(ExitCode::SUCCESS)
         }
     };

@@ -8,7 +8,9 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 use daemon::ConfigError;
-use pki::{Authority, Leaf, ensure_signing_key, kubeconfig, token, write_atomic};
+use pki::{
+    Authority, Durability, Leaf, ensure_signing_key, kubeconfig, token, write_atomic, write_with,
+};
 
 use crate::settings::{Node, Paths, Server};
 
@@ -135,7 +137,10 @@ fn tokens(server: &Server, ca_pem: &str) -> Result<()> {
         (Some(password), _) | (None, Some(password)) => password,
         (None, None) => token::random_hex(16)?,
     };
-    write_if_changed(&file, &format!("{}\n", token::secure(ca_pem, "server", &password)), 0o600)?;
+    let secure = format!("{}\n", token::secure(ca_pem, "server", &password));
+    if fs::read_to_string(&file).ok().as_deref() != Some(&secure) {
+        write_atomic(&file, secure.as_bytes(), 0o600)?;
+    }
     let link = paths.server("node-token");
     if fs::symlink_metadata(&link).is_err() {
         std::os::unix::fs::symlink("token", &link)
@@ -183,5 +188,5 @@ fn write_if_changed(path: &Path, text: &str, mode: u32) -> Result<()> {
     use std::os::unix::fs::PermissionsExt;
     let same = fs::read_to_string(path).is_ok_and(|have| have == text)
         && fs::metadata(path).is_ok_and(|meta| meta.permissions().mode() & 0o7777 == mode);
-    if same { Ok(()) } else { write_atomic(path, text.as_bytes(), mode) }
+    if same { Ok(()) } else { write_with(path, text.as_bytes(), mode, Durability::Derived) }
 }

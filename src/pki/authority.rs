@@ -16,7 +16,7 @@ use tracing::info;
 use x509_parser::extensions::GeneralName;
 use x509_parser::prelude::{FromDer, X509Certificate};
 
-use crate::files::{read, write_atomic};
+use crate::files::{Durability, read, write_atomic, write_with};
 
 const DAY_SECS: i64 = 24 * 3600;
 /// k3s' lifetimes.
@@ -150,17 +150,17 @@ impl Authority {
         {
             return Ok(false);
         }
-        let key = match &key_pem {
-            Some(pem) => KeyPair::from_pem(pem).with_context(|| {
-                format!("{} is damaged; remove it to have a new one made", key_path.display())
-            })?,
+        // A leaf's key carries no identity of its own: one that can't be read is made again.
+        let key = match key_pem.and_then(|pem| KeyPair::from_pem(&pem).ok()) {
+            Some(key) => key,
             None => {
                 let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256)?;
-                write_atomic(key_path, key.serialize_pem().as_bytes(), 0o600)?;
+                write_with(key_path, key.serialize_pem().as_bytes(), 0o600, Durability::Derived)?;
                 key
             }
         };
-        write_atomic(cert_path, self.issue(leaf, &key, now)?.as_bytes(), 0o644)?;
+        let cert = self.issue(leaf, &key, now)?;
+        write_with(cert_path, cert.as_bytes(), 0o644, Durability::Derived)?;
         info!(path = %cert_path.display(), subject = leaf.common_name, "Issued certificate");
         Ok(true)
     }

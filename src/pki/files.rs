@@ -7,12 +7,26 @@ use std::path::Path;
 
 use anyhow::{Context, Result};
 
-/// Replaces `path` by `content` with these permission bits, durably, making its folder (0700).
-pub fn write_atomic(path: &Path, content: &[u8], mode: u32) -> Result<()> {
-    replace(path, content, mode).with_context(|| format!("writing {}", path.display()))
+/// Whether a file must outlive a loss of power, or can be made again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Durability {
+    /// On the disk when the call returns: two fsyncs.
+    Durable,
+    /// Whole or absent after a crash of the process; after a loss of power it is made again.
+    Derived,
 }
 
-fn replace(path: &Path, content: &[u8], mode: u32) -> io::Result<()> {
+/// Replaces `path` by `content` with these permission bits, durably, making its folder (0700).
+pub fn write_atomic(path: &Path, content: &[u8], mode: u32) -> Result<()> {
+    write_with(path, content, mode, Durability::Durable)
+}
+
+/// Replaces `path` by `content` with these permission bits, making its folder (0700).
+pub fn write_with(path: &Path, content: &[u8], mode: u32, durability: Durability) -> Result<()> {
+    replace(path, content, mode, durability).with_context(|| format!("writing {}", path.display()))
+}
+
+fn replace(path: &Path, content: &[u8], mode: u32, durability: Durability) -> io::Result<()> {
     let folder = path.parent().unwrap_or(Path::new("/"));
     if !folder.exists() {
         fs::create_dir_all(folder)?;
@@ -28,12 +42,16 @@ fn replace(path: &Path, content: &[u8], mode: u32) -> io::Result<()> {
         .mode(mode)
         .open(&temporary)?;
     file.set_permissions(fs::Permissions::from_mode(mode))?;
-    let written = file.write_all(content).and_then(|()| file.sync_all());
+    let durable = durability == Durability::Durable;
+    let written = file.write_all(content).and_then(|()| match durable {
+        true => file.sync_all(),
+        false => Ok(()),
+    });
     if let Err(err) = written.and_then(|()| fs::rename(&temporary, path)) {
         let _ = fs::remove_file(&temporary);
         return Err(err);
     }
-    fs::File::open(folder)?.sync_all()
+    if durable { fs::File::open(folder)?.sync_all() } else { Ok(()) }
 }
 
 /// The file's text, `None` when there is no such file.

@@ -9,4 +9,4 @@ pub mod kubeconfig;
 pub mod token;
 
 pub use authority::{Authority, Leaf, Usage, ensure_signing_key};
-pub use files::write_atomic;
+pub use files::{Durability, write_atomic, write_with};
