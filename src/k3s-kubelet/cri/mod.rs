@@ -321,3 +321,8 @@ impl Runtime {
         }
     }
 }
+
+/// A runtime error as Go clients print it.
+pub(crate) fn rpc_error(status: &Status) -> String {
+    format!("rpc error: code = {:?} desc = {}", status.code(), status.message())
+}

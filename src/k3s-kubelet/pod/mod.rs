@@ -2,7 +2,17 @@
 
 pub(crate) mod container;
 pub(crate) mod env;
+mod hook;
+mod http_get;
 pub(crate) mod labels;
+mod observe;
+pub(crate) mod plan;
+mod prepare;
+mod probe;
 pub(crate) mod resources;
 pub(crate) mod sandbox;
 pub(crate) mod security;
+mod start;
+pub(crate) mod state;
+mod status;
+pub(crate) mod worker;

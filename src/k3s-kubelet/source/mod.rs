@@ -1,0 +1,4 @@
+//! Where pods come from: the API server and a directory of manifests.
+
+pub(crate) mod manifests;
+pub(crate) mod watch;
