@@ -14,7 +14,8 @@ use crate::config::Config;
 use crate::pod::resources::{CgroupDriver, cgroup_parent, pod_totals, quota, shares};
 
 const ROOT: &str = "/sys/fs/cgroup";
-const V1: &[&str] = &["cpu", "cpuacct", "cpuset", "memory", "pids", "devices", "freezer", "blkio", "systemd"];
+const V1: &[&str] =
+    &["cpu", "cpuacct", "cpuset", "memory", "pids", "devices", "freezer", "blkio", "systemd"];
 const V2_CONTROLLERS: &[&str] = &["cpu", "memory", "pids", "cpuset", "io", "hugetlb"];
 
 /// Makes the pod's cgroup and sets its limits.

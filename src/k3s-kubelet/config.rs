@@ -337,7 +337,12 @@ fn merge(args: &Args, file: File) -> anyhow::Result<Config> {
         node_name,
         node_ips: args.node_ip.clone(),
         node_labels: pairs(&args.node_labels, '=').context("--node-labels")?,
-        taints: args.register_with_taints.iter().map(|t| taint(t)).collect::<Result<_, _>>()?,
+        taints: args
+            .register_with_taints
+            .iter()
+            .filter(|t| !t.is_empty())
+            .map(|t| taint(t))
+            .collect::<Result<_, _>>()?,
         register_node: args.register_node.or(file.register_node).unwrap_or(true),
         external_cloud: args.cloud_provider.as_deref() == Some("external"),
         provider_id: args.provider_id.clone().or(file.provider_id),
@@ -404,16 +409,13 @@ fn bytes(text: &str) -> anyhow::Result<u64> {
 }
 
 fn default_eviction() -> BTreeMap<String, String> {
-    pairs(
-        &["imagefs.available<5%".to_owned(), "nodefs.available<5%".to_owned()],
-        '<',
-    )
-    .unwrap_or_default()
+    pairs(&["imagefs.available<5%".to_owned(), "nodefs.available<5%".to_owned()], '<')
+        .unwrap_or_default()
 }
 
 fn pairs(list: &[String], separator: char) -> anyhow::Result<BTreeMap<String, String>> {
     let mut out = BTreeMap::new();
-    for item in list {
+    for item in list.iter().filter(|item| !item.is_empty()) {
         match item.split_once(separator) {
             Some((key, value)) if !key.is_empty() => {
                 out.insert(key.trim().to_owned(), value.trim().to_owned())
@@ -426,7 +428,8 @@ fn pairs(list: &[String], separator: char) -> anyhow::Result<BTreeMap<String, St
 }
 
 fn taint(text: &str) -> anyhow::Result<Taint> {
-    let (name, effect) = text.rsplit_once(':').with_context(|| format!("taint {text:?} has no effect"))?;
+    let (name, effect) =
+        text.rsplit_once(':').with_context(|| format!("taint {text:?} has no effect"))?;
     ensure!(
         matches!(effect, "NoSchedule" | "PreferNoSchedule" | "NoExecute"),
         "taint {text:?} has an unknown effect"
@@ -463,7 +466,8 @@ mod tests {
 
     #[test]
     fn flags_win_over_the_file() {
-        let file = parse_file("kind: KubeletConfiguration\nmaxPods: 5\nclusterDomain: x.y\n").unwrap();
+        let file =
+            parse_file("kind: KubeletConfiguration\nmaxPods: 5\nclusterDomain: x.y\n").unwrap();
         let args = Args {
             hostname_override: Some("n".into()),
             max_pods: Some(7),

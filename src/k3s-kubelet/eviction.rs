@@ -43,7 +43,9 @@ pub(crate) fn check_thresholds(thresholds: &BTreeMap<String, String>) -> anyhow:
 fn amount(value: &str, capacity: u64) -> Option<u64> {
     if let Some(percent) = value.strip_suffix('%') {
         let percent: f64 = percent.parse().ok()?;
-        return (0.0..=100.0).contains(&percent).then_some((capacity as f64 * percent / 100.0) as u64);
+        return (0.0..=100.0)
+            .contains(&percent)
+            .then_some((capacity as f64 * percent / 100.0) as u64);
     }
     u64::try_from(resources::units(&Quantity(value.to_owned()))?).ok()
 }
@@ -86,7 +88,10 @@ mod tests {
             ("nodefs.available".to_owned(), "5%".to_owned()),
         ]);
         check_thresholds(&thresholds).unwrap();
-        let signals = Signals::from([("memory.available", (50 << 20, 1 << 30)), ("nodefs.available", (6, 100))]);
+        let signals = Signals::from([
+            ("memory.available", (50 << 20, 1 << 30)),
+            ("nodefs.available", (6, 100)),
+        ]);
         let crossed = crossed(&thresholds, &signals);
         assert_eq!(crossed.len(), 1);
         assert_eq!(crossed[0].pressure, Pressure::Memory);

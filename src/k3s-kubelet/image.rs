@@ -129,7 +129,9 @@ impl Images {
             }
             match self.runtime.remove_image(&image.id).await {
                 Ok(()) => freed += image.size,
-                Err(err) => tracing::warn!(image = %image.id, %err, "Image was not removed, going on"),
+                Err(err) => {
+                    tracing::warn!(image = %image.id, %err, "Image was not removed, going on")
+                }
             }
         }
         Ok(freed)
@@ -143,8 +145,8 @@ fn pull_policy(container: &Container) -> &str {
         _ => {
             let image = container.image.as_deref().unwrap_or_default();
             let last = image.rsplit('/').next().unwrap_or_default();
-            let pinned = image.contains('@')
-                || last.split_once(':').is_some_and(|(_, tag)| tag != "latest");
+            let pinned =
+                image.contains('@') || last.split_once(':').is_some_and(|(_, tag)| tag != "latest");
             if pinned { "IfNotPresent" } else { "Always" }
         }
     }
@@ -179,7 +181,8 @@ fn credentials(image: &str, secrets: &[Arc<Secret>]) -> Vec<AuthConfig> {
     for secret in secrets {
         let Some(data) = &secret.data else { continue };
         let config = data.get(".dockerconfigjson").or_else(|| data.get(".dockercfg"));
-        let Some(value) = config.and_then(|c| serde_json::from_slice::<serde_json::Value>(&c.0).ok())
+        let Some(value) =
+            config.and_then(|c| serde_json::from_slice::<serde_json::Value>(&c.0).ok())
         else {
             continue;
         };
@@ -192,7 +195,8 @@ fn credentials(image: &str, secrets: &[Arc<Secret>]) -> Vec<AuthConfig> {
                 continue;
             }
             let text = |key: &str| entry.get(key).and_then(|v| v.as_str()).unwrap_or_default();
-            let (mut username, mut password) = (text("username").to_owned(), text("password").to_owned());
+            let (mut username, mut password) =
+                (text("username").to_owned(), text("password").to_owned());
             if username.is_empty()
                 && let Ok(bytes) = base64::engine::general_purpose::STANDARD.decode(text("auth"))
                 && let Ok(pair) = String::from_utf8(bytes)

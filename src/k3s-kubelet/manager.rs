@@ -346,10 +346,6 @@ fn mirror_of(pod: &Pod) -> Pod {
     let mut mirror = pod.clone();
     let hash = pod.annotation(CONFIG_HASH).unwrap_or_default().to_owned();
     mirror.metadata.uid = None;
-    mirror
-        .metadata
-        .annotations
-        .get_or_insert_default()
-        .insert(CONFIG_MIRROR.to_owned(), hash);
+    mirror.metadata.annotations.get_or_insert_default().insert(CONFIG_MIRROR.to_owned(), hash);
     mirror
 }

@@ -4,8 +4,6 @@
 //! Invariant: a watch lives exactly as long as somebody holds its [`Handle`].
 
 use std::collections::HashMap;
-use std::future::Future;
-use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
@@ -14,15 +12,14 @@ use k8s_openapi::Metadata;
 use k8s_openapi::api::core::v1::{ConfigMap, Secret};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use serde::de::DeserializeOwned;
-use tokio::sync::{broadcast, mpsc};
+use tokio::sync::broadcast;
 use tokio_util::sync::CancellationToken;
 
+use crate::tasks::Spawner;
 use crate::typed::{CONFIG_MAPS, SECRETS, Typed};
 
 const SYNC_PATIENCE: Duration = Duration::from_secs(10);
 const CHANGES_KEPT: usize = 256;
-
-type Task = Pin<Box<dyn Future<Output = ()> + Send>>;
 
 /// Keeps one object watched.
 pub(crate) struct Handle<T> {
@@ -56,45 +53,21 @@ type Held<T> = Mutex<HashMap<Key, Weak<Handle<T>>>>;
 /// All watched objects.
 pub(crate) struct ObjectCache {
     client: Option<kube::Client>,
-    tasks: mpsc::Sender<Task>,
+    tasks: Spawner,
     changes: broadcast::Sender<Key>,
     config_maps: Held<ConfigMap>,
     secrets: Held<Secret>,
 }
 
-/// Runs the watches; give it to a task.
-pub(crate) struct Watches {
-    tasks: mpsc::Receiver<Task>,
-}
-
-impl Watches {
-    pub(crate) async fn run(mut self, stop: CancellationToken) {
-        let mut running = tokio::task::JoinSet::new();
-        loop {
-            tokio::select! {
-                () = stop.cancelled() => break,
-                task = self.tasks.recv() => match task {
-                    Some(task) => { running.spawn(task); }
-                    None => break,
-                },
-                Some(_) = running.join_next() => {}
-            }
-        }
-        running.shutdown().await;
-    }
-}
-
 impl ObjectCache {
-    pub(crate) fn new(client: Option<kube::Client>) -> (ObjectCache, Watches) {
-        let (sender, tasks) = mpsc::channel(1024);
-        let cache = ObjectCache {
+    pub(crate) fn new(client: Option<kube::Client>, tasks: Spawner) -> ObjectCache {
+        ObjectCache {
             client,
-            tasks: sender,
+            tasks,
             changes: broadcast::Sender::new(CHANGES_KEPT),
             config_maps: Mutex::default(),
             secrets: Mutex::default(),
-        };
-        (cache, Watches { tasks })
+        }
     }
 
     /// Names of objects that changed.
@@ -134,8 +107,7 @@ impl ObjectCache {
             let _ = changes.send(name.clone());
         });
         let stop = CancellationToken::new();
-        let task: Task = Box::pin(reflector.clone().run(stop.clone()));
-        self.tasks.try_send(task).map_err(|_| anyhow::anyhow!("too many objects to watch"))?;
+        self.tasks.spawn(reflector.clone().run(stop.clone()))?;
         let lister = reflector.lister();
         let handle = Arc::new(Handle { key: key.clone(), lister, reflector, stop });
         held.insert(key, Arc::downgrade(&handle));

@@ -45,6 +45,7 @@ pub(crate) static COMPONENTS: &[Entry] = &[
     component!(k3s_apiserver, MultiThread, "The Kubernetes API"),
     component!(k3s_controller_manager, CurrentThread, "Controllers of the cluster"),
     component!(k3s_scheduler, CurrentThread, "Places pods on nodes"),
+    component!(k3s_kubelet, CurrentThread, "Node agent: runs the pods of this node"),
     component!(k3s_flannel, CurrentThread, "Pod network of this node"),
     component!(k3s_proxy, CurrentThread, "Services in nftables"),
 ];

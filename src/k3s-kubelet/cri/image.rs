@@ -97,12 +97,10 @@ pub(crate) struct RemoveImageRequest {
 }
 
 #[derive(Clone, PartialEq, ::prost::Message)]
-pub(crate) struct RemoveImageResponse {
-}
+pub(crate) struct RemoveImageResponse {}
 
 #[derive(Clone, PartialEq, ::prost::Message)]
-pub(crate) struct ImageFsInfoRequest {
-}
+pub(crate) struct ImageFsInfoRequest {}
 
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub(crate) struct ImageFsInfoResponse {

@@ -58,8 +58,7 @@ impl Runtime {
         Q: prost::Message + 'static,
         A: prost::Message + Default + 'static,
     {
-        let mut grpc =
-            Grpc::new(self.channel.clone()).max_decoding_message_size(MESSAGE_BYTES_MAX);
+        let mut grpc = Grpc::new(self.channel.clone()).max_decoding_message_size(MESSAGE_BYTES_MAX);
         grpc.ready().await.map_err(|err| Status::unavailable(err.to_string()))?;
         let mut request = Request::new(message);
         request.set_timeout(deadline);
@@ -85,19 +84,20 @@ impl Runtime {
 
     pub(crate) async fn update_pod_cidr(&self, pod_cidr: &str) -> Result<()> {
         let network_config = Some(NetworkConfig { pod_cidr: pod_cidr.to_owned() });
-        let message = UpdateRuntimeConfigRequest {
-            runtime_config: Some(RuntimeConfig { network_config }),
-        };
+        let message =
+            UpdateRuntimeConfigRequest { runtime_config: Some(RuntimeConfig { network_config }) };
         let _: UpdateRuntimeConfigResponse =
             self.call("/runtime.v1.RuntimeService/UpdateRuntimeConfig", message, DEADLINE).await?;
         Ok(())
     }
 
-    pub(crate) async fn run_sandbox(&self, config: PodSandboxConfig, handler: &str) -> Result<String> {
-        let message = RunPodSandboxRequest {
-            config: Some(config),
-            runtime_handler: handler.to_owned(),
-        };
+    pub(crate) async fn run_sandbox(
+        &self,
+        config: PodSandboxConfig,
+        handler: &str,
+    ) -> Result<String> {
+        let message =
+            RunPodSandboxRequest { config: Some(config), runtime_handler: handler.to_owned() };
         let answer: RunPodSandboxResponse =
             self.call("/runtime.v1.RuntimeService/RunPodSandbox", message, DEADLINE * 2).await?;
         Ok(answer.pod_sandbox_id)
@@ -125,9 +125,11 @@ impl Runtime {
     }
 
     /// Sandboxes carrying the label, or all.
-    pub(crate) async fn list_sandboxes(&self, label: Option<(&str, &str)>) -> Result<Vec<PodSandbox>> {
-        let label_selector =
-            label.into_iter().map(|(k, v)| (k.to_owned(), v.to_owned())).collect();
+    pub(crate) async fn list_sandboxes(
+        &self,
+        label: Option<(&str, &str)>,
+    ) -> Result<Vec<PodSandbox>> {
+        let label_selector = label.into_iter().map(|(k, v)| (k.to_owned(), v.to_owned())).collect();
         let filter = Some(PodSandboxFilter { label_selector, ..Default::default() });
         let message = ListPodSandboxRequest { filter };
         let answer: ListPodSandboxResponse =
@@ -160,8 +162,7 @@ impl Runtime {
 
     /// SIGTERM, then SIGKILL after `grace_secs`; answers once the container has stopped.
     pub(crate) async fn stop_container(&self, id: &str, grace_secs: i64) -> Result<()> {
-        let message =
-            StopContainerRequest { container_id: id.to_owned(), timeout: grace_secs };
+        let message = StopContainerRequest { container_id: id.to_owned(), timeout: grace_secs };
         let deadline = DEADLINE + Duration::from_secs(u64::try_from(grace_secs).unwrap_or(0));
         let _: StopContainerResponse =
             self.call("/runtime.v1.RuntimeService/StopContainer", message, deadline).await?;
@@ -176,9 +177,11 @@ impl Runtime {
     }
 
     /// Containers carrying the label, or all.
-    pub(crate) async fn list_containers(&self, label: Option<(&str, &str)>) -> Result<Vec<Container>> {
-        let label_selector =
-            label.into_iter().map(|(k, v)| (k.to_owned(), v.to_owned())).collect();
+    pub(crate) async fn list_containers(
+        &self,
+        label: Option<(&str, &str)>,
+    ) -> Result<Vec<Container>> {
+        let label_selector = label.into_iter().map(|(k, v)| (k.to_owned(), v.to_owned())).collect();
         let filter = Some(ContainerFilter { label_selector, ..Default::default() });
         let message = ListContainersRequest { filter };
         let answer: ListContainersResponse =
@@ -244,8 +247,7 @@ impl Runtime {
     }
 
     pub(crate) async fn port_forward(&self, sandbox: &str) -> Result<String> {
-        let message =
-            PortForwardRequest { pod_sandbox_id: sandbox.to_owned(), port: Vec::new() };
+        let message = PortForwardRequest { pod_sandbox_id: sandbox.to_owned(), port: Vec::new() };
         let answer: PortForwardResponse =
             self.call("/runtime.v1.RuntimeService/PortForward", message, DEADLINE).await?;
         Ok(answer.url)

@@ -43,8 +43,7 @@ pub(crate) struct StopPodSandboxRequest {
 }
 
 #[derive(Clone, PartialEq, ::prost::Message)]
-pub(crate) struct StopPodSandboxResponse {
-}
+pub(crate) struct StopPodSandboxResponse {}
 
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub(crate) struct RemovePodSandboxRequest {
@@ -53,8 +52,7 @@ pub(crate) struct RemovePodSandboxRequest {
 }
 
 #[derive(Clone, PartialEq, ::prost::Message)]
-pub(crate) struct RemovePodSandboxResponse {
-}
+pub(crate) struct RemovePodSandboxResponse {}
 
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub(crate) struct PodSandboxStatusRequest {
@@ -273,8 +271,7 @@ pub(crate) struct StartContainerRequest {
 }
 
 #[derive(Clone, PartialEq, ::prost::Message)]
-pub(crate) struct StartContainerResponse {
-}
+pub(crate) struct StartContainerResponse {}
 
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub(crate) struct StopContainerRequest {
@@ -285,8 +282,7 @@ pub(crate) struct StopContainerRequest {
 }
 
 #[derive(Clone, PartialEq, ::prost::Message)]
-pub(crate) struct StopContainerResponse {
-}
+pub(crate) struct StopContainerResponse {}
 
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub(crate) struct RemoveContainerRequest {
@@ -295,8 +291,7 @@ pub(crate) struct RemoveContainerRequest {
 }
 
 #[derive(Clone, PartialEq, ::prost::Message)]
-pub(crate) struct RemoveContainerResponse {
-}
+pub(crate) struct RemoveContainerResponse {}
 
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub(crate) struct ListContainersRequest {
@@ -379,8 +374,7 @@ pub(crate) struct UpdateContainerResourcesRequest {
 }
 
 #[derive(Clone, PartialEq, ::prost::Message)]
-pub(crate) struct UpdateContainerResourcesResponse {
-}
+pub(crate) struct UpdateContainerResourcesResponse {}
 
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub(crate) struct ReopenContainerLogRequest {
@@ -389,8 +383,7 @@ pub(crate) struct ReopenContainerLogRequest {
 }
 
 #[derive(Clone, PartialEq, ::prost::Message)]
-pub(crate) struct ReopenContainerLogResponse {
-}
+pub(crate) struct ReopenContainerLogResponse {}
 
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub(crate) struct ExecSyncRequest {
@@ -487,8 +480,7 @@ pub(crate) struct NetworkConfig {
 }
 
 #[derive(Clone, PartialEq, ::prost::Message)]
-pub(crate) struct UpdateRuntimeConfigResponse {
-}
+pub(crate) struct UpdateRuntimeConfigResponse {}
 
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub(crate) struct StatusRequest {

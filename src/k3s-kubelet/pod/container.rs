@@ -99,8 +99,7 @@ pub(crate) fn config(
     prepared: Prepared<'_>,
 ) -> Result<ContainerConfig, ConfigError> {
     let container = &entry.container;
-    let lookup =
-        |name: &str| prepared.env.iter().find(|(n, _)| n == name).map(|(_, v)| v.clone());
+    let lookup = |name: &str| prepared.env.iter().find(|(n, _)| n == name).map(|(_, v)| v.clone());
     let expand = |list: &Option<Vec<String>>| {
         list.iter().flatten().map(|word| env::expand(word, &lookup)).collect::<Vec<_>>()
     };
@@ -118,10 +117,7 @@ pub(crate) fn config(
     let mut labels = identity(pod);
     labels.insert(labels::CONTAINER_NAME.to_owned(), name.clone());
     Ok(ContainerConfig {
-        metadata: Some(ContainerMetadata {
-            name: name.clone(),
-            attempt: prepared.restart_count,
-        }),
+        metadata: Some(ContainerMetadata { name: name.clone(), attempt: prepared.restart_count }),
         image: Some(ImageSpec {
             image: prepared.image_ref,
             user_specified_image: container.image.clone().unwrap_or_default(),

@@ -265,15 +265,19 @@ pub(crate) fn resource_value(
         (Some(name), None) => return Err(ConfigError(format!("container {name} not found"))),
         (_, found) => found.or(own),
     };
-    let (kind, resource) = selector
-        .resource
-        .split_once('.')
-        .ok_or_else(|| ConfigError(format!("unsupported container resource : {}", selector.resource)))?;
+    let (kind, resource) = selector.resource.split_once('.').ok_or_else(|| {
+        ConfigError(format!("unsupported container resource : {}", selector.resource))
+    })?;
     let requirements = container.and_then(|container| container.resources.as_ref());
     let map = match kind {
         "limits" => requirements.and_then(|r| r.limits.as_ref()),
         "requests" => requirements.and_then(|r| r.requests.as_ref()),
-        _ => return Err(ConfigError(format!("unsupported container resource : {}", selector.resource))),
+        _ => {
+            return Err(ConfigError(format!(
+                "unsupported container resource : {}",
+                selector.resource
+            )));
+        }
     };
     let limits = requirements.and_then(|r| r.limits.as_ref());
     let value = map.and_then(|map| map.get(resource)).and_then(resources::milli);
@@ -295,7 +299,8 @@ fn service_env(namespace: &str, services: &[Service], links: bool) -> BTreeMap<S
     let mut out = BTreeMap::new();
     for service in services {
         let (Some(name), Some(spec)) = (&service.metadata.name, &service.spec) else { continue };
-        let Some(ip) = spec.cluster_ip.as_deref().filter(|ip| !ip.is_empty() && *ip != "None") else {
+        let Some(ip) = spec.cluster_ip.as_deref().filter(|ip| !ip.is_empty() && *ip != "None")
+        else {
             continue;
         };
         let home = service.metadata.namespace.as_deref().unwrap_or_default();
@@ -363,7 +368,8 @@ mod tests {
         }))
         .unwrap();
         let allocatable = [("cpu".to_owned(), Quantity("2".into()))].into();
-        let facts = Facts { host_ips: &[], pod_ips: &["10.1.0.2".into()], allocatable: &allocatable };
+        let facts =
+            Facts { host_ips: &[], pod_ips: &["10.1.0.2".into()], allocatable: &allocatable };
         environment(pod, &pod.spec.as_ref().unwrap().containers[0], objects, &[service], &facts)
     }
 

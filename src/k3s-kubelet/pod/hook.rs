@@ -31,10 +31,8 @@ async fn perform(
 ) -> Result<(), String> {
     if let Some(exec) = &handler.exec {
         let command = exec.command.clone().unwrap_or_default();
-        let answer = runtime
-            .exec_sync(id, &command, Duration::ZERO)
-            .await
-            .map_err(|err| rpc_error(&err))?;
+        let answer =
+            runtime.exec_sync(id, &command, Duration::ZERO).await.map_err(|err| rpc_error(&err))?;
         return match answer.exit_code {
             0 => Ok(()),
             code => Err(format!(

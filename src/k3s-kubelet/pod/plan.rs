@@ -18,12 +18,29 @@ use super::state::{ContainerView, Ending, Life, Memory, Observed, Target, Waitin
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) enum Step {
     SetUpVolumes,
-    CreateSandbox { attempt: u32 },
-    Start { name: String, attempt: u32, restart: bool },
-    Kill { id: String, name: String, grace_secs: i64, message: String },
-    RemoveContainer { id: String },
-    StopSandbox { id: String },
-    RemoveSandbox { id: String },
+    CreateSandbox {
+        attempt: u32,
+    },
+    Start {
+        name: String,
+        attempt: u32,
+        restart: bool,
+    },
+    Kill {
+        id: String,
+        name: String,
+        grace_secs: i64,
+        message: String,
+    },
+    RemoveContainer {
+        id: String,
+    },
+    StopSandbox {
+        id: String,
+    },
+    RemoveSandbox {
+        id: String,
+    },
     /// Nothing runs any more: release what the pod holds.
     Finish,
 }
@@ -127,8 +144,7 @@ pub(crate) fn outcome(pod: &Pod, observed: &Observed) -> Outcome {
             continue;
         }
         mains += 1;
-        if view.life != Life::Exited
-            || restarts(pod, entry.kind, &entry.container, view.exit_code)
+        if view.life != Life::Exited || restarts(pod, entry.kind, &entry.container, view.exit_code)
         {
             return Outcome::Going;
         }
@@ -222,7 +238,9 @@ impl Planner<'_> {
             let current = self.observed.current(&entry.container.name).cloned();
             let passed = match (entry.kind, &current) {
                 (Kind::Init, None) if main_seen => true,
-                (Kind::Init, Some(view)) if view.life == Life::Exited && view.exit_code == 0 => true,
+                (Kind::Init, Some(view)) if view.life == Life::Exited && view.exit_code == 0 => {
+                    true
+                }
                 (Kind::Sidecar, Some(view)) if view.life == Life::Running => {
                     self.check_running(&entry, view);
                     self.memory.started.contains(&view.id)

@@ -175,7 +175,11 @@ async fn find_claims(shared: &Shared, pod: &Pod, inputs: &mut Inputs) {
     }
 }
 
-async fn persistent(shared: &Shared, pod: &Pod, name: &str) -> anyhow::Result<PersistentVolumeSpec> {
+async fn persistent(
+    shared: &Shared,
+    pod: &Pod,
+    name: &str,
+) -> anyhow::Result<PersistentVolumeSpec> {
     let rest = shared.rest.as_ref().context("a claim cannot be read without an API server")?;
     let claim: PersistentVolumeClaim = rest
         .get(&CLAIMS, &Key::new(pod.namespace(), name))

@@ -152,8 +152,7 @@ async fn attempt(
         };
     }
     if let Some(action) = &probe.http_get {
-        let answer =
-            http_get::get(action, &subject.container, &subject.pod_ip, timeout).await?;
+        let answer = http_get::get(action, &subject.container, &subject.pod_ip, timeout).await?;
         return match answer.status {
             200..=399 => Ok(()),
             status => {
@@ -209,9 +208,10 @@ async fn grpc(host: &str, port: u16, service: String) -> Result<(), String> {
     let authority = http_get::authority(host, port);
     let endpoint = tonic::transport::Endpoint::from_shared(format!("http://{authority}"))
         .map_err(|err| err.to_string())?;
-    let channel = endpoint.connect().await.map_err(|_| {
-        format!("error: failed to connect to \"{authority}\": connection refused")
-    })?;
+    let channel = endpoint
+        .connect()
+        .await
+        .map_err(|_| format!("error: failed to connect to \"{authority}\": connection refused"))?;
     let mut client = tonic::client::Grpc::new(channel);
     client.ready().await.map_err(|err| err.to_string())?;
     let path = tonic::codegen::http::uri::PathAndQuery::from_static("/grpc.health.v1.Health/Check");
@@ -230,11 +230,8 @@ mod tests {
 
     #[test]
     fn thresholds_are_counted_in_a_row() {
-        let probe = Probe {
-            failure_threshold: Some(2),
-            success_threshold: Some(1),
-            ..Default::default()
-        };
+        let probe =
+            Probe { failure_threshold: Some(2), success_threshold: Some(1), ..Default::default() };
         let mut verdict = Verdict { healthy: None, run: 0, last: false };
         let results = [true, false, true, false, false, false, true];
         let heard: Vec<_> = results.iter().map(|ok| verdict.add(*ok, &probe)).collect();

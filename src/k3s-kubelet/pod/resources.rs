@@ -43,7 +43,8 @@ pub(crate) enum CgroupDriver {
 /// The quantity in thousandths, rounded up; `None` when it is not a quantity.
 pub(crate) fn milli(quantity: &Quantity) -> Option<i128> {
     let text = quantity.0.trim();
-    let digits = text.find(|c: char| !matches!(c, '0'..='9' | '.' | '+' | '-')).unwrap_or(text.len());
+    let digits =
+        text.find(|c: char| !matches!(c, '0'..='9' | '.' | '+' | '-')).unwrap_or(text.len());
     let (number, suffix) = text.split_at(digits);
     let (multiplier, divisor) = scale(suffix)?;
     let (negative, number) = match number.strip_prefix('-') {
@@ -57,7 +58,8 @@ pub(crate) fn milli(quantity: &Quantity) -> Option<i128> {
     let fraction = fraction.get(..fraction.len().min(9))?;
     let mantissa: i128 = format!("{whole}{fraction}").parse().ok()?;
     let numerator = mantissa.checked_mul(multiplier)?.checked_mul(1000)?;
-    let denominator = divisor.checked_mul(10_i128.checked_pow(u32::try_from(fraction.len()).ok()?)?)?;
+    let denominator =
+        divisor.checked_mul(10_i128.checked_pow(u32::try_from(fraction.len()).ok()?)?)?;
     let value = numerator.checked_add(denominator - 1)? / denominator;
     Some(if negative { -value } else { value })
 }
@@ -254,8 +256,9 @@ pub(crate) fn pod_totals(pod: &Pod) -> PodTotals {
         let overhead = get(&spec.overhead, key).and_then(milli).unwrap_or(0);
         Some(peak.max(sum) + overhead).filter(|_| complete)
     };
-    let request_or_zero =
-        |resources: Option<&ResourceRequirements>, key: &str| Some(request(resources, key).unwrap_or(0));
+    let request_or_zero = |resources: Option<&ResourceRequirements>, key: &str| {
+        Some(request(resources, key).unwrap_or(0))
+    };
     PodTotals {
         cpu_request_milli: pick("cpu", &request_or_zero).unwrap_or(0),
         cpu_limit_milli: pick("cpu", &limit),
@@ -298,7 +301,12 @@ mod tests {
         let half = serde_json::json!({"requests": {"cpu": "1"}});
         for (resources, class, path, slice) in [
             (full, Qos::Guaranteed, "/r/kubepods/poda-b", "kubepods-poda_b.slice"),
-            (half, Qos::Burstable, "/r/kubepods/burstable/poda-b", "kubepods-burstable-poda_b.slice"),
+            (
+                half,
+                Qos::Burstable,
+                "/r/kubepods/burstable/poda-b",
+                "kubepods-burstable-poda_b.slice",
+            ),
             (
                 serde_json::json!({}),
                 Qos::BestEffort,
@@ -325,7 +333,10 @@ mod tests {
     fn a_pod_without_one_limit_has_no_limit() {
         let limited = serde_json::json!({"name": "a", "resources": {"limits": {"memory": "1Mi"}}});
         let open = serde_json::json!({"name": "b"});
-        assert_eq!(pod_totals(&pod(serde_json::json!([limited]))).memory_limit_bytes, Some(1 << 20));
+        assert_eq!(
+            pod_totals(&pod(serde_json::json!([limited]))).memory_limit_bytes,
+            Some(1 << 20)
+        );
         assert_eq!(pod_totals(&pod(serde_json::json!([limited, open]))).memory_limit_bytes, None);
     }
 }

@@ -51,7 +51,12 @@ pub(crate) fn hostname(pod: &Pod, cluster_domain: &str) -> Hostname {
 }
 
 /// The file that every container of a pod sees as `/etc/hosts`.
-pub(crate) fn hosts_file(pod: &Pod, pod_ips: &[String], config: &Config, node_file: &str) -> String {
+pub(crate) fn hosts_file(
+    pod: &Pod,
+    pod_ips: &[String],
+    config: &Config,
+    node_file: &str,
+) -> String {
     let mut out = String::new();
     if pod.host_network() {
         out.push_str("# Kubernetes-managed hosts file (host network).\n");

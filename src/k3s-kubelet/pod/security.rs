@@ -71,8 +71,7 @@ fn seccomp(profile: Option<&SeccompProfile>, seccomp_root: &str) -> SecurityProf
 /// The groups every process of the pod belongs to besides its own.
 fn supplemental_groups(pod: &Pod) -> Vec<i64> {
     let context = pod_context(pod);
-    let mut groups: Vec<i64> =
-        context.and_then(|context| context.fs_group).into_iter().collect();
+    let mut groups: Vec<i64> = context.and_then(|context| context.fs_group).into_iter().collect();
     groups.extend(context.and_then(|c| c.supplemental_groups.as_ref()).into_iter().flatten());
     groups
 }
@@ -141,7 +140,8 @@ pub(crate) fn container(
     let own = container.security_context.as_ref().unwrap_or(&empty);
     let shared = pod_context(pod);
     let user = run_as_user(pod, container);
-    let non_root = own.run_as_non_root.or_else(|| shared.and_then(|context| context.run_as_non_root));
+    let non_root =
+        own.run_as_non_root.or_else(|| shared.and_then(|context| context.run_as_non_root));
     if non_root == Some(true) {
         verify_non_root(pod, container, user, image)?;
     }
@@ -163,14 +163,15 @@ pub(crate) fn container(
         .as_ref()
         .is_some_and(|c| c.add_capabilities.iter().any(|name| name.ends_with("SYS_ADMIN")));
     // Both need privilege escalation to make sense, as upstream decides.
-    let no_new_privs =
-        own.allow_privilege_escalation == Some(false) && !privileged && !adds_admin;
+    let no_new_privs = own.allow_privilege_escalation == Some(false) && !privileged && !adds_admin;
     Ok(LinuxContainerSecurityContext {
         capabilities,
         privileged,
         namespace_options: Some(namespaces(pod, target_id)),
         selinux_options: None,
-        run_as_user: user.or(image.uid.filter(|_| image.username.is_empty())).map(|value| Int64Value { value }),
+        run_as_user: user
+            .or(image.uid.filter(|_| image.username.is_empty()))
+            .map(|value| Int64Value { value }),
         run_as_group: group.map(|value| Int64Value { value }),
         run_as_username: if user.is_none() { image.username.clone() } else { String::new() },
         readonly_rootfs: own.read_only_root_filesystem.unwrap_or(false),
@@ -192,9 +193,9 @@ fn verify_non_root(
 ) -> Result<(), ConfigError> {
     let place = format!("(pod: \"{}\", container: {})", pod.format(), container.name);
     match (user, image.uid) {
-        (Some(0), _) => Err(ConfigError(format!(
-            "container's runAsUser breaks non-root policy {place}"
-        ))),
+        (Some(0), _) => {
+            Err(ConfigError(format!("container's runAsUser breaks non-root policy {place}")))
+        }
         (Some(_), _) => Ok(()),
         (None, Some(0)) => Err(ConfigError(format!(
             "container has runAsNonRoot and image will run as root {place}"

@@ -109,8 +109,9 @@ async fn create_and_start(shared: &Shared, start: &Start) -> Result<String, Wait
     )
     .map_err(config_error)?;
     let logs = sandbox::log_directory(pod, &shared.config).join(&entry.container.name);
-    std::fs::create_dir_all(&logs)
-        .map_err(|err| wait("CreateContainerError", format!("creating {}: {err}", logs.display())))?;
+    std::fs::create_dir_all(&logs).map_err(|err| {
+        wait("CreateContainerError", format!("creating {}: {err}", logs.display()))
+    })?;
     let id = shared
         .runtime
         .create_container(&start.sandbox_id, config, start.sandbox.clone())
@@ -198,7 +199,8 @@ fn link_log(shared: &Shared, start: &Start, id: &str) {
     let target = sandbox::log_directory(pod, &shared.config)
         .join(name)
         .join(format!("{}.log", start.attempt));
-    let made = std::fs::create_dir_all(dir).and_then(|()| std::os::unix::fs::symlink(target, &link));
+    let made =
+        std::fs::create_dir_all(dir).and_then(|()| std::os::unix::fs::symlink(target, &link));
     if let Err(err) = made {
         tracing::warn!(%err, "Log link {} was not made, going on", link.display());
     }

@@ -60,8 +60,7 @@ pub(crate) fn status(
         host_ip: facts.host_ips.first().cloned(),
         host_ips: Some(facts.host_ips.iter().map(|ip| HostIP { ip: ip.clone() }).collect()),
         pod_ip: ips.first().cloned(),
-        pod_ips: (!ips.is_empty())
-            .then(|| ips.iter().map(|ip| PodIP { ip: ip.clone() }).collect()),
+        pod_ips: (!ips.is_empty()).then(|| ips.iter().map(|ip| PodIP { ip: ip.clone() }).collect()),
         start_time: old.start_time.clone().or_else(|| memory.start_time.map(Time)),
         qos_class: Some(resources::qos(pod).name().to_owned()),
         observed_generation: pod.metadata.generation,
@@ -106,7 +105,12 @@ fn container_status(
         },
         None => default_waiting(&entries(pod)),
     };
-    if entry.container.resources.as_ref().is_some_and(|r| r.limits.is_some() || r.requests.is_some()) {
+    if entry
+        .container
+        .resources
+        .as_ref()
+        .is_some_and(|r| r.limits.is_some() || r.requests.is_some())
+    {
         out.resources = entry.container.resources.clone();
         if entry.kind != Kind::Init {
             out.allocated_resources =
@@ -169,7 +173,8 @@ fn container_status(
             }
         }
         Life::Created | Life::Unknown => {
-            out.state = Some(ContainerState { waiting: Some(waiting(memory)), ..Default::default() });
+            out.state =
+                Some(ContainerState { waiting: Some(waiting(memory)), ..Default::default() });
         }
     }
     out
@@ -306,9 +311,9 @@ fn conditions(
         })
         .map(|entry| entry.container.name.as_str())
         .collect();
-    let mains_begun = entries.iter().any(|entry| {
-        entry.kind == Kind::Main && observed.current(&entry.container.name).is_some()
-    });
+    let mains_begun = entries
+        .iter()
+        .any(|entry| entry.kind == Kind::Main && observed.current(&entry.container.name).is_some());
     if phase == "Succeeded" {
         add("Initialized", true, Some("PodCompleted"), None);
     } else if unfinished.is_empty() || mains_begun {
@@ -350,7 +355,9 @@ fn gates(pod: &Pod, old: &PodStatus) -> Option<String> {
         let wanted = &gate.condition_type;
         match old.conditions.iter().flatten().find(|condition| condition.type_ == *wanted) {
             None => {
-                texts.push(format!("corresponding condition of pod readiness gate \"{wanted}\" does not exist."));
+                texts.push(format!(
+                    "corresponding condition of pod readiness gate \"{wanted}\" does not exist."
+                ));
             }
             Some(condition) if condition.status != "True" => texts.push(format!(
                 "the status of pod readiness gate \"{wanted}\" is not \"True\", but {}",
@@ -408,7 +415,9 @@ pub(crate) fn patch(uid: &str, have: &PodStatus, want: &PodStatus) -> Option<Val
     let changed: Vec<Value> = by_type(&want)
         .into_iter()
         .filter(|(type_, condition)| before.get(type_) != Some(condition))
-        .map(|(_, condition)| with_nulls(condition, before.get(condition["type"].as_str().unwrap_or_default())))
+        .map(|(_, condition)| {
+            with_nulls(condition, before.get(condition["type"].as_str().unwrap_or_default()))
+        })
         .collect();
     if !changed.is_empty() {
         out.insert("conditions".to_owned(), Value::Array(changed));

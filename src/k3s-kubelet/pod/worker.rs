@@ -53,7 +53,11 @@ pub(crate) enum Message {
     Exited(String),
     OutOfMemory(String),
     /// The node needs the pod's resources back.
-    Evict { reason: String, message: String, grace_secs: i64 },
+    Evict {
+        reason: String,
+        message: String,
+        grace_secs: i64,
+    },
 }
 
 /// What others may see of a worker.
@@ -239,9 +243,10 @@ impl Worker {
                     return;
                 }
             }
-            let pending = self.observed.all().any(|view| {
-                view.life == Life::Running && self.exited.contains_key(&view.id)
-            });
+            let pending = self
+                .observed
+                .all()
+                .any(|view| view.life == Life::Running && self.exited.contains_key(&view.id));
             if !pending || begun.elapsed() > EXIT_SHOWN_MAX {
                 break;
             }
@@ -438,10 +443,8 @@ impl Worker {
                 continue;
             }
             self.memory.waiting.insert(name.clone(), waiting.clone());
-            let message = format!(
-                "Back-off restarting failed container {name} in pod {}",
-                self.pod.format()
-            );
+            let message =
+                format!("Back-off restarting failed container {name} in pod {}", self.pod.format());
             let path = self.entry(name).map(|entry| field_path(&entry)).unwrap_or_default();
             self.shared.event(&self.pod, &path, EventType::Warning, "BackOff", message);
         }
@@ -673,8 +676,10 @@ impl Worker {
                 let image = entry.as_ref().and_then(|entry| entry.container.image.clone());
                 let image = image.unwrap_or_default();
                 waiting.reason = "ImagePullBackOff".to_owned();
-                waiting.message =
-                    format!("Back-off pulling image \"{image}\": ErrImagePull: {}", waiting.message);
+                waiting.message = format!(
+                    "Back-off pulling image \"{image}\": ErrImagePull: {}",
+                    waiting.message
+                );
                 let path = entry.as_ref().map(field_path).unwrap_or_default();
                 let message = format!("Back-off pulling image \"{image}\"");
                 self.shared.event(&self.pod, &path, EventType::Normal, "BackOff", message);
@@ -813,7 +818,8 @@ impl Worker {
         {
             return Some(at);
         }
-        let of = if self.is_static { Arc::clone(self.mirror.as_ref()?) } else { Arc::clone(&self.pod) };
+        let of =
+            if self.is_static { Arc::clone(self.mirror.as_ref()?) } else { Arc::clone(&self.pod) };
         let key = Key::new(of.namespace(), of.name());
         if let Some(patch) = status::patch(of.uid(), &self.written, &want) {
             self.writing = true;
@@ -822,7 +828,9 @@ impl Worker {
                 let sent = rest
                     .patch::<serde::de::IgnoredAny>(&PODS, &key, "status", Patch::Strategic, &patch)
                     .await;
-                let gone = sent.as_ref().is_err_and(|err| client::is_not_found(err) || client::is_conflict(err));
+                let gone = sent
+                    .as_ref()
+                    .is_err_and(|err| client::is_not_found(err) || client::is_conflict(err));
                 let result = match sent {
                     Ok(_) => Ok(()),
                     Err(_) if gone => Ok(()),
@@ -832,7 +840,8 @@ impl Worker {
             });
             return None;
         }
-        let over = matches!(self.memory.ending, Some(Ending::Deleted { .. })) && self.memory.finished;
+        let over =
+            matches!(self.memory.ending, Some(Ending::Deleted { .. })) && self.memory.finished;
         let asked = self.pod.metadata.deletion_timestamp.is_some();
         if over && asked && !self.is_static && !self.deleting && !self.deleted {
             self.deleting = true;
@@ -855,7 +864,8 @@ impl Worker {
     }
 
     fn write_failed(&mut self, message: &str) {
-        let pause = (RETRY_FIRST * 2_u32.saturating_pow(self.write_failures.min(10))).min(RETRY_MAX);
+        let pause =
+            (RETRY_FIRST * 2_u32.saturating_pow(self.write_failures.min(10))).min(RETRY_MAX);
         self.write_failures += 1;
         self.write_retry_at = Some(Timestamp::now() + pause);
         tracing::warn!(pod = %self.pod.format(), err = %message, "API was not written, retrying");
@@ -950,23 +960,18 @@ async fn release(
     }
     let dir = start::pod_dir(shared, pod);
     let logs = sandbox::log_directory(pod, &shared.config);
-    let links: Vec<_> = observed
-        .all()
-        .map(|view| {
-            let (pod, namespace) = (pod.name(), pod.namespace());
-            let name = format!("{pod}_{namespace}_{}-{}.log", view.name, view.id);
-            shared.config.container_log_dir.join(name)
-        })
-        .collect();
+    let links = shared.config.container_log_dir.clone();
+    let prefix = format!("{}_{}_", pod.name(), pod.namespace());
     tokio::task::spawn_blocking(move || {
         if !deleted {
             volume::teardown(&dir.join("volume-subpaths"))?;
             return volume::teardown(&dir.join("volumes"));
         }
         volume::teardown(&dir)?;
-        for link in links {
-            // The link may never have been made.
-            let _ = std::fs::remove_file(link);
+        for link in std::fs::read_dir(&links).into_iter().flatten().flatten() {
+            if link.file_name().to_string_lossy().starts_with(&prefix) {
+                std::fs::remove_file(link.path())?;
+            }
         }
         match std::fs::remove_dir_all(&logs) {
             Err(err) if err.kind() != std::io::ErrorKind::NotFound => Err(err.into()),

@@ -113,9 +113,7 @@ fn parse(text: &str, path: &str, node: &str) -> anyhow::Result<Pod> {
 
 /// 128 bits in hexadecimal, as long as upstream's.
 fn hash(text: &str) -> String {
-    (0..4_u8)
-        .map(|salt| format!("{:08x}", fnv32a(format!("{salt}{text}").as_bytes())))
-        .collect()
+    (0..4_u8).map(|salt| format!("{:08x}", fnv32a(format!("{salt}{text}").as_bytes()))).collect()
 }
 
 #[cfg(test)]

@@ -54,8 +54,7 @@ pub(crate) fn write(dir: &Path, files: &Files, fs_group: Option<u32>) -> anyhow:
 
 /// Visible names are links into `..data`; names that are gone lose their link.
 fn link_names(dir: &Path, files: &Files) -> anyhow::Result<()> {
-    let tops: BTreeSet<&str> =
-        files.keys().filter_map(|name| name.split('/').next()).collect();
+    let tops: BTreeSet<&str> = files.keys().filter_map(|name| name.split('/').next()).collect();
     for top in &tops {
         let link = dir.join(top);
         if fs::symlink_metadata(&link).is_err() {

@@ -15,7 +15,9 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context as _, bail, ensure};
 use rustix::mount::{MountFlags, UnmountFlags};
 
-pub(crate) use plan::{Claims, TokenRequest, Tokens, VolumeError, config_names, plan, token_requests};
+pub(crate) use plan::{
+    Claims, TokenRequest, Tokens, VolumeError, config_names, plan, token_requests,
+};
 pub(crate) use subpath::bind as bind_subpath;
 
 /// One file of a volume.
@@ -33,10 +35,19 @@ pub(crate) type Files = std::collections::BTreeMap<String, File>;
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) enum Source {
     Disk,
-    Memory { size_bytes: Option<u64> },
-    HostPath { path: PathBuf, kind: String },
+    Memory {
+        size_bytes: Option<u64>,
+    },
+    HostPath {
+        path: PathBuf,
+        kind: String,
+    },
     /// `plugin` is the directory name that upstream gives this kind of volume.
-    Files { plugin: &'static str, files: Files, in_memory: bool },
+    Files {
+        plugin: &'static str,
+        files: Files,
+        in_memory: bool,
+    },
 }
 
 /// A volume ready to be set up.

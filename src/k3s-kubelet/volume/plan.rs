@@ -251,8 +251,7 @@ fn secret(
         return if optional { Ok(()) } else { Err(env::missing("secret", name)) };
     };
     let data = secret.data.iter().flatten().map(|(k, v)| (k.as_str(), v.0.clone()));
-    let missing =
-        |key: &str| ConfigError(format!("references non-existent secret key: {key}"));
+    let missing = |key: &str| ConfigError(format!("references non-existent secret key: {key}"));
     put_items(files, data.collect(), items, mode, optional, missing)
 }
 
@@ -361,14 +360,19 @@ mod tests {
         let Source::Files { files, .. } = &volumes[0].source else { panic!("not files") };
         let found: Vec<_> = files
             .iter()
-            .map(|(name, file)| (name.as_str(), std::str::from_utf8(&file.content).unwrap(), file.mode))
+            .map(|(name, file)| {
+                (name.as_str(), std::str::from_utf8(&file.content).unwrap(), file.mode)
+            })
             .collect();
         assert_eq!(found, expected);
     }
 
     #[test]
     fn items_choose_and_rename_keys() {
-        check(json!({"name": "v", "configMap": {"name": "m"}}), &[("a", "1", 0o644), ("b", "2", 0o644)]);
+        check(
+            json!({"name": "v", "configMap": {"name": "m"}}),
+            &[("a", "1", 0o644), ("b", "2", 0o644)],
+        );
         check(
             json!({"name": "v", "configMap": {"name": "m", "defaultMode": 256,
                 "items": [{"key": "b", "path": "x/y"}]}}),

@@ -16,7 +16,9 @@ pub(crate) fn bind(volume: &Path, sub: &str, place: &Path) -> anyhow::Result<Pat
     for component in sub_path.components() {
         match component {
             Component::Normal(_) | Component::CurDir => {}
-            _ => bail!("failed to prepare subPath for volumeMount: {sub:?} must stay in the volume"),
+            _ => {
+                bail!("failed to prepare subPath for volumeMount: {sub:?} must stay in the volume")
+            }
         }
     }
     let target = open_beneath(volume, sub_path)?;
@@ -56,7 +58,9 @@ fn open_beneath(volume: &Path, sub: &Path) -> anyhow::Result<OwnedFd> {
                     .with_context(|| format!("creating subPath {}", walked.display()))?;
                 open(&walked)?
             }
-            Err(err) => return Err(err).with_context(|| format!("opening subPath {}", walked.display())),
+            Err(err) => {
+                return Err(err).with_context(|| format!("opening subPath {}", walked.display()));
+            }
         };
     }
     Ok(current)
