@@ -8,6 +8,7 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use crate::args::Args;
+use crate::auth::Auth;
 use crate::cluster::Cluster;
 use crate::kinds::Kinds;
 use crate::metrics::Metrics;
@@ -20,6 +21,7 @@ pub struct ApiServer {
     pub storage: Arc<Storage>,
     pub cluster: Cluster,
     pub metrics: Metrics,
+    pub auth: Auth,
     pub event_ttl: Duration,
     pub stop: CancellationToken,
     /// Upgraded connections (exec, port-forward), which outlive their request.

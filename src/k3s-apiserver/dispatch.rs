@@ -78,6 +78,9 @@ async fn plain(call: &Call<'_>) -> Result<Response<Body>, Status> {
         "/ping" if get => Ok(text(StatusCode::OK, "pong")),
         "/metrics" if get => Ok(text(StatusCode::OK, call.server.metrics.render())),
         "/cacerts" if get => health::cacerts(call),
+        "/.well-known/openid-configuration" | "/openid/v1/jwks" if get => {
+            Ok(health::issuer(call, path))
+        }
         _ if get && is_health(path) => Ok(health::check(call, path)),
         _ => Err(Status::no_resource()),
     }

@@ -92,7 +92,7 @@ async fn serve(
 ) -> Result<Response<Body>, Status> {
     let user = auth::authenticate(server, peer, &parts, &info).await?;
     let user = auth::impersonate(server, user, &parts, &info).await?;
-    auth::authorize(server, &user, &info).await?;
+    auth::authorize(server, &user, &info, &query).await?;
     let call = Call { server, info, query, parts, user, peer };
     dispatch(call, body).await
 }

@@ -1,5 +1,8 @@
-//! `/version`, `/healthz`, `/livez`, `/readyz` and `/cacerts`.
+//! `/version`, `/healthz`, `/livez`, `/readyz`, `/cacerts` and the issuer documents.
 
+use std::net::SocketAddr;
+
+use http::header::{CONTENT_TYPE, HeaderValue};
 use http::{Response, StatusCode};
 use serde_json::json;
 
@@ -31,6 +34,20 @@ pub fn cacerts(call: &Call<'_>) -> Result<Response<Body>, Status> {
     let path = call.server.args.client_ca_file.as_ref().ok_or_else(Status::no_resource)?;
     let pem = std::fs::read_to_string(path).map_err(|_| Status::no_resource())?;
     Ok(text(StatusCode::OK, pem))
+}
+
+/// How others check our service account tokens.
+pub fn issuer(call: &Call<'_>, path: &str) -> Response<Body> {
+    let tokens = &call.server.auth.authenticator.tokens;
+    if path == "/openid/v1/jwks" {
+        let mut response = json(StatusCode::OK, &tokens.jwks());
+        let jwks = HeaderValue::from_static("application/jwk-set+json");
+        response.headers_mut().insert(CONTENT_TYPE, jwks);
+        return response;
+    }
+    let args = &call.server.args;
+    let address = args.advertise_address.unwrap_or(args.bind_address);
+    json(StatusCode::OK, &tokens.discovery(&SocketAddr::new(address, args.secure_port).to_string()))
 }
 
 /// One named check.

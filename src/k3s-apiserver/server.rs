@@ -20,7 +20,7 @@ use tracing::debug;
 
 use crate::api_server::ApiServer;
 use crate::filter;
-use crate::tls::{Tls, identity};
+use crate::tls::{Identities, Tls};
 use crate::user::UserInfo;
 
 const HANDSHAKE_MAX: Duration = Duration::from_secs(10);
@@ -36,8 +36,10 @@ const WINDOW: u32 = 1 << 20;
 #[derive(Clone, Debug)]
 pub struct Peer {
     pub address: SocketAddr,
-    /// The verified client certificate's DER and who it says the client is.
-    pub certificate: Option<Arc<(Vec<u8>, UserInfo)>>,
+    /// Who the client certificate is, if the CA of users vouches for it.
+    pub certificate: Option<Arc<UserInfo>>,
+    /// The common name of the client certificate, if the CA of front proxies vouches for it.
+    pub proxy: Option<Arc<str>>,
 }
 
 /// Serves until `stop`, then drains.
@@ -90,11 +92,9 @@ async fn connection(
         Ok(Err(err)) => return debug!(%address, %err, "Refused a TLS handshake"),
         Err(_) => return debug!(%address, "Gave up a slow TLS handshake"),
     };
-    let certificate = stream.get_ref().1.peer_certificates().and_then(|chain| {
-        let leaf = chain.first()?;
-        Some(Arc::new((leaf.to_vec(), identity(leaf)?)))
-    });
-    let peer = Peer { address, certificate };
+    let chain = stream.get_ref().1.peer_certificates().unwrap_or_default();
+    let Identities { user, proxy } = tls.identify(chain);
+    let peer = Peer { address, certificate: user.map(Arc::new), proxy: proxy.map(Arc::from) };
     let service = service_fn(move |request| {
         let (server, peer) = (server.clone(), peer.clone());
         async move { Ok::<_, std::convert::Infallible>(filter::handle(&server, &peer, request).await) }

@@ -12,6 +12,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::api_server::ApiServer;
 use crate::args::Args;
+use crate::auth::Auth;
 use crate::cluster::{Cluster, ClusterOptions};
 use crate::kinds::Kinds;
 use crate::metrics::Metrics;
@@ -66,6 +67,7 @@ fn make(args: Args, stop: CancellationToken) -> anyhow::Result<ApiServer> {
             "--etcd-servers: several servers are not supported yet, give one".into()
         ));
     };
+    let auth = Auth::load(&args).map_err(|err| ConfigError(format!("{err:#}")))?;
     let client = etcd::Client::connect(endpoint)?;
     let writers = if endpoint.starts_with("unix:") { Writers::Us } else { Writers::Many };
     let kinds = Kinds::builtin(|resource| is_served(resource, &args.runtime_config));
@@ -80,6 +82,7 @@ fn make(args: Args, stop: CancellationToken) -> anyhow::Result<ApiServer> {
         cluster: Cluster::new(options, storage.clone()),
         storage,
         metrics: Metrics::default(),
+        auth,
         stop,
         tunnels: Mutex::new(JoinSet::new()),
         args,
@@ -98,9 +101,9 @@ fn tls_files(args: &Args) -> anyhow::Result<Files> {
         |flag: &str| ConfigError(format!("{flag} is required: HTTPS needs a certificate"));
     let cert = args.tls_cert_file.clone().ok_or_else(|| missing("--tls-cert-file"))?;
     let key = args.tls_private_key_file.clone().ok_or_else(|| missing("--tls-private-key-file"))?;
-    let client_cas =
-        args.client_ca_file.iter().chain(&args.requestheader_client_ca_file).cloned().collect();
-    Ok(Files { cert, key, client_cas })
+    let client_ca = args.client_ca_file.clone();
+    let proxy_ca = args.requestheader_client_ca_file.clone();
+    Ok(Files { cert, key, client_ca, proxy_ca })
 }
 
 /// What `--runtime-config` says about a resource; the most particular setting wins.

@@ -12,9 +12,10 @@ use anyhow::{Context, anyhow, bail};
 use arc_swap::ArcSwap;
 use ring::digest;
 use rustls::server::WebPkiClientVerifier;
+use rustls::server::danger::ClientCertVerifier;
 use rustls::{RootCertStore, ServerConfig};
 use rustls_pki_types::pem::PemObject;
-use rustls_pki_types::{CertificateDer, PrivateKeyDer};
+use rustls_pki_types::{CertificateDer, PrivateKeyDer, UnixTime};
 use tracing::{info, warn};
 use x509_parser::prelude::{FromDer, X509Certificate};
 
@@ -28,15 +29,32 @@ const LOOK: std::time::Duration = std::time::Duration::from_secs(5);
 pub struct Files {
     pub cert: PathBuf,
     pub key: PathBuf,
-    /// CA bundles that client certificates may come from (`--client-ca-file`,
-    /// `--requestheader-client-ca-file`).
-    pub client_cas: Vec<PathBuf>,
+    /// CA bundle of users (`--client-ca-file`).
+    pub client_ca: Option<PathBuf>,
+    /// CA bundle of front proxies (`--requestheader-client-ca-file`).
+    pub proxy_ca: Option<PathBuf>,
+}
+
+type Verifier = Arc<dyn ClientCertVerifier>;
+
+/// A configuration, and who vouches for whom in it.
+struct Current {
+    config: Arc<ServerConfig>,
+    users: Option<Verifier>,
+    proxies: Option<Verifier>,
+}
+
+/// Who a client certificate is: a user, a front proxy, or (with one CA for both) either.
+#[derive(Debug, Default)]
+pub struct Identities {
+    pub user: Option<UserInfo>,
+    pub proxy: Option<String>,
 }
 
 /// The current configuration.
 pub struct Tls {
     files: Files,
-    current: ArcSwap<ServerConfig>,
+    current: ArcSwap<Current>,
     looked: Mutex<(Instant, Vec<Option<SystemTime>>)>,
 }
 
@@ -51,8 +69,8 @@ impl Tls {
     pub fn config(&self) -> Arc<ServerConfig> {
         if self.changed() {
             match build(&self.files) {
-                Ok(config) => {
-                    self.current.store(Arc::new(config));
+                Ok(current) => {
+                    self.current.store(Arc::new(current));
                     info!("Reloaded TLS files");
                 }
                 Err(err) => {
@@ -60,7 +78,26 @@ impl Tls {
                 }
             }
         }
-        self.current.load_full()
+        self.current.load().config.clone()
+    }
+
+    /// Who the client certificate of a connection is; the handshake has verified that the client
+    /// has its key and that one of the CAs signed it.
+    pub fn identify(&self, chain: &[CertificateDer<'_>]) -> Identities {
+        let Some((leaf, intermediates)) = chain.split_first() else { return Identities::default() };
+        let current = self.current.load();
+        let vouches = |verifier: &Option<Verifier>| {
+            verifier.as_ref().is_some_and(|verifier| {
+                verifier.verify_client_cert(leaf, intermediates, UnixTime::now()).is_ok()
+            })
+        };
+        let is_user = vouches(&current.users);
+        let is_proxy = vouches(&current.proxies);
+        let Some(identity) = (is_user || is_proxy).then(|| identity(leaf)).flatten() else {
+            return Identities::default();
+        };
+        let proxy = is_proxy.then(|| identity.name.clone());
+        Identities { user: is_user.then_some(identity), proxy }
     }
 
     fn changed(&self) -> bool {
@@ -76,29 +113,22 @@ impl Tls {
 }
 
 fn times(files: &Files) -> Vec<Option<SystemTime>> {
-    let paths = [&files.cert, &files.key].into_iter().chain(&files.client_cas);
+    let paths = [&files.cert, &files.key].into_iter().chain(&files.client_ca).chain(&files.proxy_ca);
     paths.map(|path| std::fs::metadata(path).and_then(|meta| meta.modified()).ok()).collect()
 }
 
-fn build(files: &Files) -> anyhow::Result<ServerConfig> {
+fn build(files: &Files) -> anyhow::Result<Current> {
     let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let builder = ServerConfig::builder_with_provider(provider.clone())
+    let builder = ServerConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()
         .context("choose TLS versions")?;
-    let mut roots = RootCertStore::empty();
-    for path in &files.client_cas {
-        for ca in certificates(path)? {
-            roots.add(ca).with_context(|| format!("use {} as a CA", path.display()))?;
-        }
-    }
-    let builder = if roots.is_empty() {
+    let one = |path: &Option<PathBuf>| path.iter().map(|path| verifier(&[path])).next().transpose();
+    let (users, proxies) = (one(&files.client_ca)?, one(&files.proxy_ca)?);
+    let all: Vec<&PathBuf> = files.client_ca.iter().chain(&files.proxy_ca).collect();
+    let builder = if all.is_empty() {
         builder.with_no_client_auth()
     } else {
-        let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider)
-            .allow_unauthenticated()
-            .build()
-            .context("verify client certificates")?;
-        builder.with_client_cert_verifier(verifier)
+        builder.with_client_cert_verifier(verifier(&all)?)
     };
     let key = PrivateKeyDer::from_pem_file(&files.key)
         .map_err(|err| anyhow!("read key {}: {err}", files.key.display()))?;
@@ -106,7 +136,22 @@ fn build(files: &Files) -> anyhow::Result<ServerConfig> {
         .with_single_cert(certificates(&files.cert)?, key)
         .with_context(|| format!("use {} with its key", files.cert.display()))?;
     config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
-    Ok(config)
+    Ok(Current { config: Arc::new(config), users, proxies })
+}
+
+/// Trusts the CAs of these files; a client may also have no certificate.
+fn verifier(paths: &[&PathBuf]) -> anyhow::Result<Verifier> {
+    let mut roots = RootCertStore::empty();
+    for path in paths {
+        for ca in certificates(path)? {
+            roots.add(ca).with_context(|| format!("use {} as a CA", path.display()))?;
+        }
+    }
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider)
+        .allow_unauthenticated()
+        .build()
+        .context("verify client certificates")
 }
 
 /// The certificates of a PEM file, at least one.

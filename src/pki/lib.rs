@@ -5,6 +5,7 @@
 
 mod authority;
 mod files;
+pub mod jwt;
 pub mod kubeconfig;
 pub mod token;
 

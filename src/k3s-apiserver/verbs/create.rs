@@ -13,6 +13,7 @@ use super::options::WriteOptions;
 use super::render::{self, Thing};
 use super::write::{Draft, Written, is_deleting, match_namespace, meta_mut, meta_text, time_text};
 use crate::admission::Operation;
+use crate::auth;
 use crate::body::Body;
 use crate::filter::Call;
 use crate::kinds::Kind;
@@ -77,6 +78,7 @@ async fn once(
     let kind = draft.kind;
     let name = meta_text(&object, "name").to_owned();
     draft.mutate(Operation::Create, &name, &mut object, None).await?;
+    auth::check_grant(draft.call, kind, &object, None).await?;
     prepare(draft, &mut object);
     let mut errors = FieldErrors::default();
     meta::validate(kind, &object, &mut errors);

@@ -3,7 +3,7 @@
 use http::{Method, Response};
 use hyper::body::Incoming;
 
-use super::{get, patch, update};
+use super::{get, patch, review, update};
 use crate::body::Body;
 use crate::filter::{Call, read_body};
 use crate::kinds::Kind;
@@ -24,6 +24,9 @@ pub async fn serve(call: &Call<'_>, kind: &Kind, body: Incoming) -> Result<Respo
             Method::PATCH => patch::patch(call, kind, read_body(body).await?).await,
             _ => Err(Status::method_not_allowed()),
         };
+    }
+    if kind.resource == "serviceaccounts" && sub.name == "token" {
+        return review::token(call, kind, sub, read_body(body).await?).await;
     }
     Err(Status::plain(format!("{}/{} is not served yet", kind.plural, sub.name)))
 }

@@ -15,6 +15,7 @@ use super::write::{
     Draft, Removed, Written, has_finalizers, is_deleting, match_namespace, meta_mut, meta_text,
 };
 use crate::admission::Operation;
+use crate::auth;
 use crate::body::Body;
 use crate::filter::Call;
 use crate::kinds::Kind;
@@ -182,6 +183,7 @@ async fn replace(
     kind.strategy.default(&mut new);
     managed::record(draft, Some(old), &mut new, how);
     draft.mutate(Operation::Update, name, &mut new, Some(old)).await?;
+    auth::check_grant(draft.call, kind, &new, Some(old)).await?;
     prepare(draft, &mut new, old);
     let mut errors = FieldErrors::default();
     meta::validate_update(kind, &new, old, &mut errors);
