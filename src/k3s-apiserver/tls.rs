@@ -113,7 +113,8 @@ impl Tls {
 }
 
 fn times(files: &Files) -> Vec<Option<SystemTime>> {
-    let paths = [&files.cert, &files.key].into_iter().chain(&files.client_ca).chain(&files.proxy_ca);
+    let paths =
+        [&files.cert, &files.key].into_iter().chain(&files.client_ca).chain(&files.proxy_ca);
     paths.map(|path| std::fs::metadata(path).and_then(|meta| meta.modified()).ok()).collect()
 }
 

@@ -61,11 +61,12 @@ impl PublicKey {
             match kind {
                 SectionKind::PublicKey => keys.push(Self::from_spki(&der)?),
                 SectionKind::Certificate => {
-                    let (_, cert) =
-                        X509Certificate::from_der(&der).context("read certificate")?;
+                    let (_, cert) = X509Certificate::from_der(&der).context("read certificate")?;
                     keys.push(Self::from_spki(cert.public_key().raw)?);
                 }
-                SectionKind::PrivateKey | SectionKind::RsaPrivateKey | SectionKind::EcPrivateKey => {
+                SectionKind::PrivateKey
+                | SectionKind::RsaPrivateKey
+                | SectionKind::EcPrivateKey => {
                     keys.push(SigningKey::from_section(kind, &der)?.public);
                 }
                 _ => {}
@@ -104,10 +105,8 @@ impl PublicKey {
     pub fn verify(&self, message: &[u8], signature: &[u8]) -> bool {
         let key = |algorithm| UnparsedPublicKey::new(algorithm, &self.key);
         let checked = match self.algorithm {
-            Algorithm::Rs256 => {
-                UnparsedPublicKey::new(&RSA_PKCS1_2048_8192_SHA256, &self.key)
-                    .verify(message, signature)
-            }
+            Algorithm::Rs256 => UnparsedPublicKey::new(&RSA_PKCS1_2048_8192_SHA256, &self.key)
+                .verify(message, signature),
             Algorithm::Es256 => key(&ECDSA_P256_SHA256_FIXED).verify(message, signature),
             Algorithm::Es384 => key(&ECDSA_P384_SHA384_FIXED).verify(message, signature),
         };
@@ -118,8 +117,8 @@ impl PublicKey {
     pub fn jwk(&self) -> Value {
         let mut jwk = json!({"use": "sig", "kid": self.id, "alg": self.algorithm.name()});
         let point = |curve: &str, half: usize| {
-            let (x, y) = self.key.get(1..).unwrap_or_default().split_at_checked(half)
-                .unwrap_or_default();
+            let (x, y) =
+                self.key.get(1..).unwrap_or_default().split_at_checked(half).unwrap_or_default();
             json!({"kty": "EC", "crv": curve, "x": BASE64.encode(x), "y": BASE64.encode(y)})
         };
         let parts = match self.algorithm {
@@ -175,7 +174,9 @@ impl SigningKey {
     fn from_section(kind: SectionKind, der: &[u8]) -> Result<Self> {
         let random = SystemRandom::new();
         let (pair, algorithm) = match kind {
-            SectionKind::RsaPrivateKey => (Pair::Rsa(rsa(RsaKeyPair::from_der(der))?), Algorithm::Rs256),
+            SectionKind::RsaPrivateKey => {
+                (Pair::Rsa(rsa(RsaKeyPair::from_der(der))?), Algorithm::Rs256)
+            }
             SectionKind::EcPrivateKey => from_sec1(der, &random)?,
             _ => from_pkcs8(der, &random)?,
         };
@@ -288,9 +289,8 @@ fn der(tag: u8, content: &[u8]) -> Vec<u8> {
 
 /// The `SubjectPublicKeyInfo` of a key.
 fn spki(algorithm: Algorithm, key: &[u8]) -> Vec<u8> {
-    const RSA: &[u8] = &[
-        0x06, 0x09, 0x2a, 0x86, 0x48, 0x86, 0xf7, 0x0d, 0x01, 0x01, 0x01, 0x05, 0x00,
-    ];
+    const RSA: &[u8] =
+        &[0x06, 0x09, 0x2a, 0x86, 0x48, 0x86, 0xf7, 0x0d, 0x01, 0x01, 0x01, 0x05, 0x00];
     const P256: &[u8] = &[
         0x06, 0x07, 0x2a, 0x86, 0x48, 0xce, 0x3d, 0x02, 0x01, 0x06, 0x08, 0x2a, 0x86, 0x48, 0xce,
         0x3d, 0x03, 0x01, 0x07,

@@ -175,13 +175,17 @@ impl List<'_> {
 
     fn key_default(&self, name: &str) -> Option<Value> {
         let Ty::Node(node) = self.item else { return None };
-        let text = node.schema.text(node.field(name)?.default);
-        if text.is_empty() {
-            // The published schema leaves this default out.
-            let port = matches!(node.short_name(), "ContainerPort" | "ServicePort");
-            return (port && name == "protocol").then(|| json!("TCP"));
+        let field = node.field(name)?;
+        let text = node.schema.text(field.default);
+        if !text.is_empty() {
+            return serde_json::from_str(text).ok();
         }
-        serde_json::from_str(text).ok()
+        // The published schema leaves this default out.
+        let port = matches!(node.short_name(), "ContainerPort" | "ServicePort");
+        if port && name == "protocol" {
+            return Some(json!("TCP"));
+        }
+        zero(field, node.schema.node(field.ty).ty()).cloned()
     }
 }
 

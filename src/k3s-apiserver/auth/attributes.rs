@@ -22,9 +22,13 @@ pub struct Attributes<'a> {
 /// What an authorizer says.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Decision {
-    Allow { reason: String },
+    Allow {
+        reason: String,
+    },
     /// Not by me; the reasons end up in the refusal.
-    NoOpinion { reason: String },
+    NoOpinion {
+        reason: String,
+    },
 }
 
 impl Decision {

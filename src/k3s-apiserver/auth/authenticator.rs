@@ -33,7 +33,8 @@ pub struct Credentials<'a> {
 impl Credentials<'_> {
     /// Whether there is a token, which may have become good only now.
     pub fn carries_token(&self) -> bool {
-        self.headers.contains_key(AUTHORIZATION) || self.headers.contains_key(SEC_WEBSOCKET_PROTOCOL)
+        self.headers.contains_key(AUTHORIZATION)
+            || self.headers.contains_key(SEC_WEBSOCKET_PROTOCOL)
     }
 }
 
@@ -188,9 +189,9 @@ fn websocket_token(headers: &HeaderMap) -> Option<String> {
     use base64::Engine as _;
     use base64::engine::general_purpose::URL_SAFE_NO_PAD;
     let protocols = headers.get(SEC_WEBSOCKET_PROTOCOL)?.to_str().ok()?;
-    let encoded = protocols
-        .split(',')
-        .find_map(|protocol| protocol.trim().strip_prefix("base64url.bearer.authorization.k8s.io."))?;
+    let encoded = protocols.split(',').find_map(|protocol| {
+        protocol.trim().strip_prefix("base64url.bearer.authorization.k8s.io.")
+    })?;
     String::from_utf8(URL_SAFE_NO_PAD.decode(encoded).ok()?).ok()
 }
 
@@ -226,8 +227,7 @@ mod tests {
         for (name, value) in headers {
             map.append(*name, value.parse().expect("a header"));
         }
-        let credentials =
-            Credentials { certificate: None, proxy, headers: &map, audiences: None };
+        let credentials = Credentials { certificate: None, proxy, headers: &map, audiences: None };
         let now = Timestamp::from_second(1_700_000_001).expect("a time");
         let found = authenticator.authenticate(&objects(), &credentials, now);
         found.map(|identity| identity.user).map_err(|err| err.to_string())

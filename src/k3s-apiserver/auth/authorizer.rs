@@ -60,9 +60,7 @@ impl Authorizer {
                 Mode::AlwaysDeny => Decision::no("Everything is forbidden."),
                 Mode::Rbac => self.rbac.snapshot(objects).authorize(asked),
                 Mode::Node if asked.user.and_then(node_name).is_none() => continue,
-                Mode::Node => {
-                    self.node.authorize(objects, &self.rbac.snapshot(objects), asked)
-                }
+                Mode::Node => self.node.authorize(objects, &self.rbac.snapshot(objects), asked),
             };
             match decision {
                 Decision::Allow { .. } => return decision,

@@ -296,9 +296,13 @@ mod tests {
     fn one_may_grant_what_one_has() {
         let objects = objects();
         let role = |rules: Value| json!({"metadata": {"name": "x"}, "rules": rules});
-        let held = role(json!([{"apiGroups": [""], "resources": ["pods"], "verbs": ["list"], "resourceNames": ["p"]}]));
+        let held = role(
+            json!([{"apiGroups": [""], "resources": ["pods"], "verbs": ["list"], "resourceNames": ["p"]}]),
+        );
         assert_eq!(check(&objects, |guard| guard.check_role("roles", &held, None)), "fine");
-        let more = role(json!([{"apiGroups": [""], "resources": ["pods"], "verbs": ["get", "watch", "delete"]}]));
+        let more = role(
+            json!([{"apiGroups": [""], "resources": ["pods"], "verbs": ["get", "watch", "delete"]}]),
+        );
         assert_eq!(
             check(&objects, |guard| guard.check_role("roles", &more, None)),
             "user \"alice\" (groups=[\"devs\" \"system:authenticated\"]) is attempting to grant RBAC permissions not currently held:\n{APIGroups:[\"\"], Resources:[\"pods\"], Verbs:[\"watch\" \"delete\"]}"

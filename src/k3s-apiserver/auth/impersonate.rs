@@ -29,7 +29,8 @@ pub fn impersonate(
     headers: &HeaderMap,
 ) -> Result<Option<UserInfo>, Refused> {
     let Some(wanted) = read(headers)? else { return Ok(None) };
-    let account = wanted.name.strip_prefix("system:serviceaccount:").and_then(|a| a.split_once(':'));
+    let account =
+        wanted.name.strip_prefix("system:serviceaccount:").and_then(|a| a.split_once(':'));
     let check = |group: &'static str, resource, subresource, namespace, name| {
         let asked = Attributes {
             user: Some(real),
@@ -169,7 +170,10 @@ mod tests {
         assert_eq!(act(&[]), Ok(None));
         let bob = act(&[("impersonate-user", "bob"), ("impersonate-extra-scopes", "x")]);
         let bob = bob.expect("allowed").expect("bob");
-        assert_eq!((bob.name.as_str(), bob.groups.as_slice()), ("bob", &["system:authenticated".to_owned()][..]));
+        assert_eq!(
+            (bob.name.as_str(), bob.groups.as_slice()),
+            ("bob", &["system:authenticated".to_owned()][..])
+        );
         assert_eq!(bob.extra["scopes"], ["x"]);
         let robot = act(&[("impersonate-user", "system:serviceaccount:a:robot")]);
         let robot = robot.expect("allowed").expect("robot");

@@ -86,8 +86,8 @@ fn tokens(args: &Args) -> anyhow::Result<Tokens> {
     let mut tokens = Tokens::new(issuers, audiences, keys, signer.transpose()?);
     tokens.extend_expiration = args.service_account_extend_token_expiration;
     let limit = &args.service_account_max_token_expiration;
-    tokens.max_expiration =
-        seconds(limit).with_context(|| format!("--service-account-max-token-expiration {limit}"))?;
+    tokens.max_expiration = seconds(limit)
+        .with_context(|| format!("--service-account-max-token-expiration {limit}"))?;
     Ok(tokens)
 }
 

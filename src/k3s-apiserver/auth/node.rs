@@ -176,7 +176,12 @@ impl NodeAuthorizer {
         self.related(objects, node, asked)
     }
 
-    fn service_account(&self, objects: &dyn Objects, node: &str, asked: &Attributes<'_>) -> Decision {
+    fn service_account(
+        &self,
+        objects: &dyn Objects,
+        node: &str,
+        asked: &Attributes<'_>,
+    ) -> Decision {
         match (asked.verb, asked.subresource) {
             ("create", "token") | ("get", "") => self.related(objects, node, asked),
             ("get", _) => Decision::no("cannot get subresource"),
@@ -271,9 +276,9 @@ impl NodeAuthorizer {
             } else {
                 Decision::no(format!("no relationship found between node '{node}' and this object"))
             }),
-            "get" | "list" | "watch" => Some(Decision::no(
-                "can only list/watch pods with spec.nodeName field selector",
-            )),
+            "get" | "list" | "watch" => {
+                Some(Decision::no("can only list/watch pods with spec.nodeName field selector"))
+            }
             _ => None,
         }
     }
@@ -293,12 +298,12 @@ fn own_node(node: &str, asked: &Attributes<'_>) -> Option<Decision> {
     }
     Some(match asked.name {
         name if name == node => Decision::allow(),
-        "" => Decision::no(format!(
-            "node '{node}' cannot read all nodes, only its own Node object"
-        )),
-        other => Decision::no(format!(
-            "node '{node}' cannot read '{other}', only its own Node object"
-        )),
+        "" => {
+            Decision::no(format!("node '{node}' cannot read all nodes, only its own Node object"))
+        }
+        other => {
+            Decision::no(format!("node '{node}' cannot read '{other}', only its own Node object"))
+        }
     })
 }
 
@@ -307,10 +312,14 @@ fn lease(node: &str, asked: &Attributes<'_>) -> Decision {
         return Decision::no("can only get, create, update, patch, or delete a node lease");
     }
     if asked.namespace != NODE_LEASES {
-        return Decision::no(format!("can only access leases in the {NODE_LEASES:?} system namespace"));
+        return Decision::no(format!(
+            "can only access leases in the {NODE_LEASES:?} system namespace"
+        ));
     }
     if asked.verb != "create" && asked.name != node {
-        return Decision::no("can only access node lease with the same name as the requesting node");
+        return Decision::no(
+            "can only access node lease with the same name as the requesting node",
+        );
     }
     Decision::allow()
 }
@@ -380,30 +389,61 @@ mod tests {
                 if name.starts_with("spec.") { ("", name) } else { (name, "") };
             let (resource, group) = resource.split_once('.').unwrap_or((resource, ""));
             let asked = Attributes {
-                user: Some(&user), verb, is_resource: true, group, resource, subresource,
-                namespace, name, field_selector, ..Attributes::default()
+                user: Some(&user),
+                verb,
+                is_resource: true,
+                group,
+                resource,
+                subresource,
+                namespace,
+                name,
+                field_selector,
+                ..Attributes::default()
             };
             let decision = authorizer.authorize(&objects, &rbac, &asked);
             let text = if decision.is_allowed() { "yes" } else { decision.reason() };
             assert_eq!(text, expected, "{who} {verb} {path}");
         };
         let unrelated = "no relationship found between node 'n2' and this object";
-        for path in ["a/secrets/pull", "a/secrets/key", "a/configmaps/c", "a/persistentvolumeclaims/claim", "/persistentvolumes/pv", "a/serviceaccounts/robot", "a/pods/p"] {
+        for path in [
+            "a/secrets/pull",
+            "a/secrets/key",
+            "a/configmaps/c",
+            "a/persistentvolumeclaims/claim",
+            "/persistentvolumes/pv",
+            "a/serviceaccounts/robot",
+            "a/pods/p",
+        ] {
             check("n1", "get", path, "yes");
             check("n2", "get", path, unrelated);
         }
         check("n1", "create", "a/serviceaccounts/robot/token", "yes");
         check("n2", "create", "a/serviceaccounts/robot/token", unrelated);
         check("n1", "list", "a/secrets/", "No Object name found");
-        check("n1", "get", "b/secrets/pull", "no relationship found between node 'n1' and this object");
+        check(
+            "n1",
+            "get",
+            "b/secrets/pull",
+            "no relationship found between node 'n1' and this object",
+        );
         check("n1", "update", "a/secrets/pull", "can only read resources of this type");
         check("n1", "get", "/nodes/n1", "yes");
         check("n1", "list", "/nodes/", "node 'n1' cannot read all nodes, only its own Node object");
         check("n1", "list", "/services/", "yes");
         check("n1", "list", "/pods/spec.nodeName=n1", "yes");
-        check("n1", "list", "/pods/spec.nodeName=n2", "can only list/watch pods with spec.nodeName field selector");
+        check(
+            "n1",
+            "list",
+            "/pods/spec.nodeName=n2",
+            "can only list/watch pods with spec.nodeName field selector",
+        );
         check("n1", "update", "kube-node-lease/leases.coordination.k8s.io/n1", "yes");
-        check("n1", "get", "kube-node-lease/leases.coordination.k8s.io/n2", "can only access node lease with the same name as the requesting node");
+        check(
+            "n1",
+            "get",
+            "kube-node-lease/leases.coordination.k8s.io/n2",
+            "can only access node lease with the same name as the requesting node",
+        );
         check("n1", "delete", "/namespaces/zz", "");
     }
 }

@@ -376,20 +376,32 @@ mod tests {
         UserInfo { name: name.to_owned(), groups, ..UserInfo::default() }
     }
 
-    fn ask<'a>(user: &'a UserInfo, verb: &'a str, resource: &'a str, namespace: &'a str) -> Attributes<'a> {
+    fn ask<'a>(
+        user: &'a UserInfo,
+        verb: &'a str,
+        resource: &'a str,
+        namespace: &'a str,
+    ) -> Attributes<'a> {
         let (resource, subresource) = resource.split_once('/').unwrap_or((resource, ""));
         Attributes {
-            user: Some(user), verb, is_resource: true, resource, subresource, namespace,
+            user: Some(user),
+            verb,
+            is_resource: true,
+            resource,
+            subresource,
+            namespace,
             ..Attributes::default()
         }
     }
 
     fn objects() -> Fake {
         let role = |name: &str, rules: Value| json!({"metadata": {"name": name, "namespace": "a"}, "rules": rules});
-        let binding = |name: &str, kind: &str, role: &str, subjects: Value| json!({
-            "metadata": {"name": name, "namespace": "a"},
-            "roleRef": {"kind": kind, "name": role}, "subjects": subjects,
-        });
+        let binding = |name: &str, kind: &str, role: &str, subjects: Value| {
+            json!({
+                "metadata": {"name": name, "namespace": "a"},
+                "roleRef": {"kind": kind, "name": role}, "subjects": subjects,
+            })
+        };
         Fake::default()
             .with(ROLES, &role("r", json!([
                 {"apiGroups": [""], "resources": ["pods", "pods/log"], "verbs": ["get"]},

@@ -65,6 +65,9 @@ impl Reviewer<'_> {
             } else if !object.get("metadata").is_some_and(Value::is_object) {
                 object["metadata"] = json!({});
             }
+            if kind == "LocalSubjectAccessReview" {
+                object["metadata"]["namespace"] = json!(self.namespace);
+            }
             object["status"] = status;
             object
         }))
@@ -77,11 +80,8 @@ impl Reviewer<'_> {
             return Err(Refused::BadRequest(why.to_owned()));
         }
         let asked = texts(review.get("spec").and_then(|spec| spec.get("audiences")));
-        let audiences = if asked.is_empty() {
-            self.authenticator.tokens.audiences.clone()
-        } else {
-            asked
-        };
+        let audiences =
+            if asked.is_empty() { self.authenticator.tokens.audiences.clone() } else { asked };
         let mut headers = http::HeaderMap::new();
         let Ok(value) = http::HeaderValue::from_str(&format!("Bearer {token}")) else {
             return Ok(json!({"error": "invalid bearer token", "user": {}}));
@@ -239,7 +239,11 @@ impl Reviewer<'_> {
         let mut errors = FieldErrors::default();
         let name = text(request, &["metadata", "name"]);
         if !name.is_empty() && name != account {
-            errors.invalid("metadata.name", name, "must match the service account name if specified");
+            errors.invalid(
+                "metadata.name",
+                name,
+                "must match the service account name if specified",
+            );
         }
         let namespace = text(request, &["metadata", "namespace"]);
         if !namespace.is_empty() && namespace != self.namespace {
@@ -438,7 +442,8 @@ mod tests {
     fn access_is_reviewed_for_whom_it_is_asked() {
         with(|reviewer| {
             let pods = json!({"verb": "get", "resource": "pods"});
-            let own = status(reviewer, "SelfSubjectAccessReview", json!({"resourceAttributes": pods}));
+            let own =
+                status(reviewer, "SelfSubjectAccessReview", json!({"resourceAttributes": pods}));
             assert_eq!(own, json!({"allowed": true}));
             let spec = json!({"user": "alice", "resourceAttributes": pods});
             assert_eq!(status(reviewer, "SubjectAccessReview", spec), json!({"allowed": false}));
@@ -454,11 +459,12 @@ mod tests {
     #[test]
     fn a_question_that_makes_no_sense_is_refused() {
         with(|reviewer| {
-            let refused = |kind: &str, spec: Value| {
-                match reviewer.review(kind, json!({"spec": spec})).expect("a review") {
-                    Err(Refused::Invalid { errors, .. }) => errors.aggregate(),
-                    other => panic!("{other:?}"),
-                }
+            let refused = |kind: &str, spec: Value| match reviewer
+                .review(kind, json!({"spec": spec}))
+                .expect("a review")
+            {
+                Err(Refused::Invalid { errors, .. }) => errors.aggregate(),
+                other => panic!("{other:?}"),
             };
             let pods = json!({"verb": "get", "resource": "pods"});
             assert_eq!(
@@ -466,7 +472,10 @@ mod tests {
                 "spec.user: Invalid value: \"\": at least one of user or group must be specified"
             );
             assert_eq!(
-                refused("LocalSubjectAccessReview", json!({"user": "u", "resourceAttributes": {"namespace": "zz"}})),
+                refused(
+                    "LocalSubjectAccessReview",
+                    json!({"user": "u", "resourceAttributes": {"namespace": "zz"}})
+                ),
                 "spec.resourceAttributes.namespace: Invalid value: \"zz\": must match metadata.namespace"
             );
         });

@@ -354,7 +354,12 @@ pub(super) mod tests {
         });
         let signer = SigningKey::from_pem(key).expect("a key");
         let names = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect();
-        Tokens::new(names(&["https://issuer"]), names(&["https://issuer", "k3s"]), vec![], Some(signer))
+        Tokens::new(
+            names(&["https://issuer"]),
+            names(&["https://issuer", "k3s"]),
+            vec![],
+            Some(signer),
+        )
     }
 
     fn at(second: i64) -> Timestamp {
@@ -362,9 +367,7 @@ pub(super) mod tests {
     }
 
     pub(in crate::auth) fn objects() -> Fake {
-        let object = |name: &str, namespace: &str, uid: &str| {
-            json!({"metadata": {"name": name, "namespace": namespace, "uid": uid}})
-        };
+        let object = |name: &str, namespace: &str, uid: &str| json!({"metadata": {"name": name, "namespace": namespace, "uid": uid}});
         Fake::default()
             .with("serviceaccounts", &object("robot", "a", "u1"))
             .with("pods", &object("p", "a", "u2"))

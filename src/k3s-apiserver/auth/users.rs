@@ -28,8 +28,8 @@ impl UserFile {
         if size.len() > FILE_MAX {
             bail!("{} is too large for a file of users", path.display());
         }
-        let text = std::fs::read_to_string(path)
-            .with_context(|| format!("read {}", path.display()))?;
+        let text =
+            std::fs::read_to_string(path).with_context(|| format!("read {}", path.display()))?;
         Self::parse(&text).with_context(|| format!("read users of {}", path.display()))
     }
 
@@ -116,7 +116,11 @@ pub fn bootstrap_user(objects: &dyn Objects, token: &str, now: Timestamp) -> Opt
     let object = entry.object();
     let data = |key: &str| -> String {
         let encoded = text(&object, &["data", key]);
-        STANDARD.decode(encoded).ok().and_then(|raw| String::from_utf8(raw).ok()).unwrap_or_default()
+        STANDARD
+            .decode(encoded)
+            .ok()
+            .and_then(|raw| String::from_utf8(raw).ok())
+            .unwrap_or_default()
     };
     let live = text(&object, &["metadata", "deletionTimestamp"]).is_empty();
     let typed = text(&object, &["type"]) == "bootstrap.kubernetes.io/token";

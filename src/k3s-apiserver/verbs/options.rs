@@ -183,6 +183,10 @@ impl WriteOptions {
         let manager = query.text("fieldManager");
         if manager.len() > 128 {
             errors.too_long("fieldManager", 128);
+        } else if let Some((at, c)) = manager.char_indices().find(|(_, c)| c.is_control()) {
+            let code = u32::from(c);
+            let why = format!("invalid character U+{code:04X} (at position {at})");
+            errors.invalid("fieldManager", manager, why);
         }
         let validation = match query.text("fieldValidation") {
             "" | "Warn" => FieldValidation::Warn,

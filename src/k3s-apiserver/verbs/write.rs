@@ -125,7 +125,11 @@ impl<'a> Draft<'a> {
     pub async fn put(&self, name: &str, expected: i64, value: Bytes) -> Result<Written, Status> {
         let key = self.key(name);
         if self.options.dry_run {
-            let entry = Entry::parse(&key, expected, &value, &[]).map_err(Status::internal)?;
+            let mut entry = Entry::parse(&key, expected, &value, &[]).map_err(Status::internal)?;
+            if expected == 0 {
+                // What was not created has no revision.
+                entry.bytes = value;
+            }
             return Ok(Written::Done(Arc::new(entry)));
         }
         let storage = &self.call.server.storage;
