@@ -48,6 +48,7 @@ pub(crate) static COMPONENTS: &[Entry] = &[
     component!(k3s_kubelet, CurrentThread, "Node agent: runs the pods of this node"),
     component!(k3s_flannel, CurrentThread, "Pod network of this node"),
     component!(k3s_proxy, CurrentThread, "Services in nftables"),
+    component!(k3s_dns, CurrentThread, "Cluster DNS"),
 ];
 
 /// The component with this name, with or without the `k3s-` prefix.
