@@ -254,6 +254,7 @@ impl From<apimachinery::status::Status> for Status {
 impl From<Refusal> for Status {
     fn from(refusal: Refusal) -> Self {
         let mut status = Self::new(refusal.code, refusal.reason, refusal.message);
+        status.details = refusal.details;
         if !refusal.causes.is_empty() {
             status.set_causes(&refusal.causes);
         }

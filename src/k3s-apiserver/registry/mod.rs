@@ -4,19 +4,27 @@
 //! (object metadata, generation, status isolation, managed fields, storage). Invariant: strategies
 //! are pure decisions on object trees; only `allocate` holds something, in the guard it returns.
 
+mod admissionregistration;
+mod apiextensions;
+mod apiregistration;
 mod apps;
+mod autoscaling;
 mod batch;
+mod certificates;
 mod coordination;
 pub mod core;
 mod discovery;
 mod events;
+mod flowcontrol;
 pub mod field;
 pub mod meta;
 mod networking;
 mod node;
 mod policy;
 mod rbac;
+mod resource;
 mod scheduling;
+mod storage;
 pub(crate) mod table;
 pub(crate) mod validate;
 pub(crate) mod value;
@@ -246,16 +254,24 @@ pub fn default_row(obj: &Object, _now: Timestamp) -> Vec<Value> {
 /// One slice per group, each in its own folder.
 static GROUPS: &[&[&dyn Strategy]] = &[
     core::STRATEGIES,
+    admissionregistration::STRATEGIES,
+    apiextensions::STRATEGIES,
+    apiregistration::STRATEGIES,
     apps::STRATEGIES,
+    autoscaling::STRATEGIES,
     batch::STRATEGIES,
+    certificates::STRATEGIES,
     coordination::STRATEGIES,
     discovery::STRATEGIES,
     events::STRATEGIES,
+    flowcontrol::STRATEGIES,
     networking::STRATEGIES,
     node::STRATEGIES,
     policy::STRATEGIES,
     rbac::STRATEGIES,
+    resource::STRATEGIES,
     scheduling::STRATEGIES,
+    storage::STRATEGIES,
 ];
 
 /// The strategies that say something particular.

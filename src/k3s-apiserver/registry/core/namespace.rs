@@ -91,6 +91,14 @@ impl Strategy for Namespace {
         Deletion::Now
     }
 
+    fn mark_deleting(&self, obj: &mut Object) {
+        crate::registry::value::set(obj, "status.phase", "Terminating");
+    }
+
+    fn holds_deletion(&self, obj: &Object) -> bool {
+        !list(obj, "spec.finalizers").is_empty()
+    }
+
     fn name_rule(&self) -> NameRule {
         NameRule::Label
     }

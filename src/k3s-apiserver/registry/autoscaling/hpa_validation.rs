@@ -1,0 +1,187 @@
+//! Validation of autoscalers, in their new version.
+
+use serde_json::Value;
+
+use crate::registry::Object;
+use crate::registry::core::resources::nano;
+use crate::registry::field::{FieldErrors, Path};
+use crate::registry::validate::{not_negative, spec};
+use crate::registry::value::{at, has, int, key, list, text};
+
+const TYPES: &[&str] = &["ContainerResource", "External", "Object", "Pods", "Resource"];
+
+pub(super) fn validate(errs: &mut FieldErrors, obj: &Object) {
+    let (path, body) = (spec(), at(obj, "spec"));
+    let min = int(body, "minReplicas");
+    let max = int(body, "maxReplicas").unwrap_or_default();
+    if let Some(min) = min
+        && min < 1
+    {
+        errs.invalid(path.child("minReplicas"), min, "must be greater than or equal to 1");
+    }
+    if max < 1 {
+        errs.required(path.child("maxReplicas"), "must be set and greater than 0");
+    }
+    if min.is_some_and(|min| max < min) {
+        let detail = "must be greater than or equal to `minReplicas`";
+        errs.invalid(path.child("maxReplicas"), max, detail);
+    }
+    let reference = key(body, "scaleTargetRef");
+    for field in ["kind", "name"] {
+        if text(reference, field).is_empty() {
+            errs.required(path.child("scaleTargetRef").child(field), "");
+        }
+    }
+    metrics(errs, &path.child("metrics"), body, min);
+    for field in ["scaleUp", "scaleDown"] {
+        let rules = at(body, "behavior");
+        if has(rules, field) {
+            behavior(errs, &path.child("behavior").child(field), key(rules, field));
+        }
+    }
+}
+
+fn metrics(errs: &mut FieldErrors, path: &Path, body: &Value, min: Option<i64>) {
+    let all = list(body, "metrics");
+    for (n, metric) in all.iter().enumerate() {
+        one(errs, &path.index(n), metric);
+    }
+    let from_outside = all.iter().any(|m| matches!(text(m, "type"), "Object" | "External"));
+    if min == Some(0) && !from_outside {
+        let detail = "must specify at least one Object or External metric to support scaling to zero replicas";
+        errs.forbidden(path, detail);
+    }
+}
+
+fn one(errs: &mut FieldErrors, path: &Path, metric: &Value) {
+    let kind = text(metric, "type");
+    if kind.is_empty() {
+        errs.required(path.child("type"), "must specify a metric source type");
+        return;
+    }
+    if !TYPES.contains(&kind) {
+        // Upstream says it twice: for the type and for the missing source.
+        errs.not_supported(path.child("type"), kind, TYPES);
+        errs.not_supported(path.child("type"), kind, TYPES);
+        return;
+    }
+    let field = match kind {
+        "ContainerResource" => "containerResource",
+        "External" => "external",
+        "Object" => "object",
+        "Pods" => "pods",
+        _ => "resource",
+    };
+    let source = key(metric, field);
+    if source.is_null() {
+        let detail = "must populate information for the given metric source";
+        errs.required(path.child(field), detail);
+        return;
+    }
+    let path = path.child(field);
+    if matches!(field, "resource" | "containerResource") {
+        if text(source, "name").is_empty() {
+            errs.required(path.child("name"), "must specify a resource name");
+        }
+        if field == "containerResource" && text(source, "container").is_empty() {
+            errs.required(path.child("container"), "must specify a container");
+        }
+    } else {
+        if field == "object" {
+            let described = key(source, "describedObject");
+            for part in ["kind", "name"] {
+                if text(described, part).is_empty() {
+                    errs.required(path.child("describedObject").child(part), "");
+                }
+            }
+        }
+        let name = text(source, "metric.name");
+        if name.is_empty() {
+            errs.required(path.child("metric").child("name"), "must specify a metric name");
+        }
+    }
+    target(errs, &path.child("target"), key(source, "target"), field);
+}
+
+fn target(errs: &mut FieldErrors, path: &Path, target: &Value, field: &str) {
+    let kind = text(target, "type");
+    if kind.is_empty() {
+        errs.required(path.child("type"), "must specify a metric target type");
+    } else if !matches!(kind, "Utilization" | "Value" | "AverageValue") {
+        errs.invalid(path.child("type"), kind, "must be either Utilization, Value, or AverageValue");
+    }
+    for name in ["value", "averageValue"] {
+        if nano(key(target, name)).is_some_and(|n| n <= 0) {
+            errs.invalid(path.child(name), key(target, name).clone(), "must be positive");
+        }
+    }
+    if let Some(percent) = int(target, "averageUtilization")
+        && percent < 1
+    {
+        errs.invalid(path.child("averageUtilization"), percent, "must be greater than 0");
+    }
+    let (value, average, percent) =
+        (has(target, "value"), has(target, "averageValue"), has(target, "averageUtilization"));
+    match field {
+        "resource" | "containerResource" => {
+            if !percent && !average {
+                let detail = "must set either a target raw value or a target utilization";
+                errs.required(path.child("averageUtilization"), detail);
+            }
+            if percent && average {
+                errs.forbidden(path.child("averageValue"), "may not set both a target raw value and a target utilization");
+            }
+        }
+        "pods" => {
+            if !average {
+                errs.required(path.child("averageValue"), "must specify a positive target averageValue");
+            }
+        }
+        "external" => {
+            if value && average {
+                errs.forbidden(path.child("value"), "may not set both a target value for metric and a per-pod target");
+            }
+            if !value && !average {
+                errs.required(path.child("averageValue"), "must set either a target value for metric or a per-pod target");
+            }
+        }
+        _ => {
+            if !value && !average {
+                errs.required(path.child("averageValue"), "must set either a target value or averageValue");
+            }
+        }
+    }
+}
+
+fn behavior(errs: &mut FieldErrors, path: &Path, rules: &Value) {
+    if let Some(seconds) = int(rules, "stabilizationWindowSeconds") {
+        let here = path.child("stabilizationWindowSeconds");
+        not_negative(errs, &here, key(rules, "stabilizationWindowSeconds"));
+        if seconds > 3600 {
+            errs.invalid(here, seconds, "must be less than or equal to 3600");
+        }
+    }
+    let select = text(rules, "selectPolicy");
+    if has(rules, "selectPolicy") && !matches!(select, "Disabled" | "Max" | "Min") {
+        errs.not_supported(path.child("selectPolicy"), select, &["Disabled", "Max", "Min"]);
+    }
+    let policies = list(rules, "policies");
+    if policies.is_empty() {
+        errs.required(path.child("policies"), "must specify at least one Policy");
+    }
+    for (n, policy) in policies.iter().enumerate() {
+        let path = path.child("policies").index(n);
+        let kind = text(policy, "type");
+        if !matches!(kind, "Percent" | "Pods") {
+            errs.not_supported(path.child("type"), kind, &["Percent", "Pods"]);
+        }
+        for (field, most) in [("value", i64::MAX), ("periodSeconds", 1800)] {
+            let number = int(policy, field).unwrap_or_default();
+            if number <= 0 {
+                errs.invalid(path.child(field), number, "must be greater than zero");
+            } else if number > most {
+                errs.invalid(path.child(field), number, format!("must be less than or equal to {most}"));
+            }
+        }
+    }
+}

@@ -1,0 +1,9 @@
+//! `autoscaling`: horizontal pod autoscalers in both versions.
+
+mod convert;
+mod hpa;
+mod hpa_validation;
+
+use super::Strategy;
+
+pub(super) static STRATEGIES: &[&dyn Strategy] = &[&hpa::HorizontalPodAutoscaler];

@@ -1,0 +1,17 @@
+//! `storage.k8s.io`.
+
+mod csidriver;
+mod storageclass;
+mod small;
+mod volumeattachment;
+
+use super::Strategy;
+
+pub(super) static STRATEGIES: &[&dyn Strategy] = &[
+    &csidriver::CsiDriver,
+    &small::CsiNode,
+    &small::CsiStorageCapacity,
+    &storageclass::StorageClass,
+    &volumeattachment::VolumeAttachment,
+    &small::VolumeAttributesClass,
+];
