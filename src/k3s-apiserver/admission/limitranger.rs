@@ -71,13 +71,25 @@ pub(super) fn validate(cx: &Attributes<'_>, subject: &Object) -> Result<(), Refu
                     for field in ["containers", "initContainers"] {
                         for container in list(subject, &format!("spec.{field}")) {
                             let resources = key(container, "resources");
-                            bounds(item, kind, map(resources, "requests"), map(resources, "limits"), &mut found);
+                            bounds(
+                                item,
+                                kind,
+                                map(resources, "requests"),
+                                map(resources, "limits"),
+                                &mut found,
+                            );
                         }
                     }
                 }
                 ("pods", "Pod") => {
                     let spec = at(subject, "spec");
-                    bounds(item, kind, &pod_total(spec, "requests"), &pod_total(spec, "limits"), &mut found);
+                    bounds(
+                        item,
+                        kind,
+                        &pod_total(spec, "requests"),
+                        &pod_total(spec, "limits"),
+                        &mut found,
+                    );
                 }
                 ("persistentvolumeclaims", "PersistentVolumeClaim") => {
                     let requests = map(subject, "spec.resources.requests");
@@ -87,7 +99,8 @@ pub(super) fn validate(cx: &Attributes<'_>, subject: &Object) -> Result<(), Refu
             }
         }
         if !found.is_empty() {
-            let detail = if found.len() == 1 { found.remove(0) } else { format!("[{}]", found.join(", ")) };
+            let detail =
+                if found.len() == 1 { found.remove(0) } else { format!("[{}]", found.join(", ")) };
             return Err(cx.forbidden_for(Some(subject), &detail));
         }
     }
@@ -156,7 +169,11 @@ fn claim(item: &Value, requests: &Map<String, Value>, found: &mut Vec<String>) {
             match have {
                 None => found.push(format!("{head}.  No request is specified")),
                 Some(have) => {
-                    let bad = if field == "min" { nano(have) < nano(bound) } else { nano(have) > nano(bound) };
+                    let bad = if field == "min" {
+                        nano(have) < nano(bound)
+                    } else {
+                        nano(have) > nano(bound)
+                    };
                     if bad {
                         found.push(format!("{head}, but request is {}", shown(have)));
                     }

@@ -185,8 +185,12 @@ pub async fn validate(
         pod_security::check(cx, object, old, warnings)?;
     }
     match (cx.group, cx.resource, cx.operation, old) {
-        ("scheduling.k8s.io", "priorityclasses", ..) => pod_defaults::one_default_class(cx, object)?,
-        ("", "persistentvolumeclaims", Operation::Update, Some(old)) if cx.subresource.is_empty() => {
+        ("scheduling.k8s.io", "priorityclasses", ..) => {
+            pod_defaults::one_default_class(cx, object)?
+        }
+        ("", "persistentvolumeclaims", Operation::Update, Some(old))
+            if cx.subresource.is_empty() =>
+        {
             storage::resize(cx, object, old)?;
         }
         _ => {}

@@ -31,7 +31,9 @@ pub(super) fn check(cx: &Attributes<'_>, object: Option<&Object>) -> Result<(), 
         });
     };
     let namespace = namespace.object();
-    if text(&namespace, "status.phase") != "Terminating" && !has(&namespace, "metadata.deletionTimestamp") {
+    if text(&namespace, "status.phase") != "Terminating"
+        && !has(&namespace, "metadata.deletionTimestamp")
+    {
         return Ok(());
     }
     let detail = format!(
@@ -55,10 +57,13 @@ fn is_review(cx: &Attributes<'_>) -> bool {
 fn terminating(namespace: &Object, name: &str) -> String {
     let started = at(namespace, "metadata.deletionTimestamp");
     let stuck = list(namespace, "status.conditions").iter().find(|condition| {
-        key(condition, "status") == "True" && text(condition, "type").starts_with("NamespaceDeletion")
+        key(condition, "status") == "True"
+            && text(condition, "type").starts_with("NamespaceDeletion")
     });
     match (stuck, started) {
-        (Some(condition), _) => format!("namespace {name} is being terminated: {}", text(condition, "message")),
+        (Some(condition), _) => {
+            format!("namespace {name} is being terminated: {}", text(condition, "message"))
+        }
         (None, Value::Null | Value::String(_)) => format!("namespace {name} is being terminated"),
         _ => String::new(),
     }

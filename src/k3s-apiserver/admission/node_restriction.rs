@@ -34,7 +34,9 @@ pub(super) fn check(
             if name == node {
                 Ok(())
             } else {
-                Err(cx.forbidden("can only access node lease with the same name as the requesting node"))
+                Err(cx.forbidden(
+                    "can only access node lease with the same name as the requesting node",
+                ))
             }
         }
         ("storage.k8s.io", "csinodes") => {
@@ -42,7 +44,8 @@ pub(super) fn check(
             if name == node || cx.name == node {
                 Ok(())
             } else {
-                Err(cx.forbidden("can only access CSINode with the same name as the requesting node"))
+                Err(cx
+                    .forbidden("can only access CSINode with the same name as the requesting node"))
             }
         }
         ("", "serviceaccounts") if cx.subresource == "token" => token(cx, node, object),
@@ -64,22 +67,28 @@ fn pods(
                 return Err(cx.forbidden(&format!("pod does not have {MIRROR:?} annotation, node {node:?} can only create mirror pods")));
             }
             if host(pod) != node {
-                let detail = format!("node {node:?} can only create pods with spec.nodeName set to itself");
+                let detail =
+                    format!("node {node:?} can only create pods with spec.nodeName set to itself");
                 return Err(cx.forbidden(&detail));
             }
             Ok(())
         }
         ("", Operation::Delete) | ("status", Operation::Update) => {
-            let verb = if cx.subresource.is_empty() { "delete pods with spec.nodeName set to itself" } else { "update pod status for pods with spec.nodeName set to itself" };
+            let verb = if cx.subresource.is_empty() {
+                "delete pods with spec.nodeName set to itself"
+            } else {
+                "update pod status for pods with spec.nodeName set to itself"
+            };
             if old.is_some_and(|pod| host(pod) != node) {
                 return Err(cx.forbidden(&format!("node {node:?} can only {verb}")));
             }
             Ok(())
         }
         ("eviction", Operation::Create) => Ok(()),
-        ("", operation) => {
-            Err(cx.forbidden(&format!("unexpected operation {:?}, node {node:?} can only create and delete mirror pods", operation)))
-        }
+        ("", operation) => Err(cx.forbidden(&format!(
+            "unexpected operation {:?}, node {node:?} can only create and delete mirror pods",
+            operation
+        ))),
         _ => Ok(()),
     }
 }
@@ -104,7 +113,9 @@ fn nodes(
             let bad: Vec<&String> =
                 map(new, "metadata.labels").keys().filter(|label| forbidden_label(label)).collect();
             if has(new, "spec.configSource") {
-                return Err(cx.forbidden(&format!("node {node:?} is not allowed to create pods with a non-nil configSource")));
+                return Err(cx.forbidden(&format!(
+                    "node {node:?} is not allowed to create pods with a non-nil configSource"
+                )));
             }
             refuse_labels(cx, node, &bad)
         }
@@ -113,7 +124,9 @@ fn nodes(
                 return Err(cx.forbidden(&format!("node {node:?} is not allowed to modify taints")));
             }
             if at(new, "metadata.ownerReferences") != at(old, "metadata.ownerReferences") {
-                return Err(cx.forbidden(&format!("node {node:?} is not allowed to modify ownerReferences")));
+                return Err(cx.forbidden(&format!(
+                    "node {node:?} is not allowed to modify ownerReferences"
+                )));
             }
             let (labels, had) = (map(new, "metadata.labels"), map(old, "metadata.labels"));
             let bad: Vec<&String> = labels
@@ -141,10 +154,17 @@ fn refuse_labels(cx: &Attributes<'_>, node: &str, bad: &[&String]) -> Result<(),
 /// Labels of Kubernetes' own domains that a kubelet may not set.
 fn forbidden_label(label: &str) -> bool {
     const ALLOWED: &[&str] = &[
-        "kubernetes.io/hostname", "topology.kubernetes.io/zone", "topology.kubernetes.io/region",
-        "failure-domain.beta.kubernetes.io/zone", "failure-domain.beta.kubernetes.io/region",
-        "beta.kubernetes.io/instance-type", "node.kubernetes.io/instance-type", "beta.kubernetes.io/os",
-        "beta.kubernetes.io/arch", "kubernetes.io/os", "kubernetes.io/arch",
+        "kubernetes.io/hostname",
+        "topology.kubernetes.io/zone",
+        "topology.kubernetes.io/region",
+        "failure-domain.beta.kubernetes.io/zone",
+        "failure-domain.beta.kubernetes.io/region",
+        "beta.kubernetes.io/instance-type",
+        "node.kubernetes.io/instance-type",
+        "beta.kubernetes.io/os",
+        "beta.kubernetes.io/arch",
+        "kubernetes.io/os",
+        "kubernetes.io/arch",
     ];
     let Some((domain, _)) = label.split_once('/') else { return false };
     let within = |of: &str| domain == of || domain.ends_with(&format!(".{of}"));
@@ -169,11 +189,16 @@ fn token(cx: &Attributes<'_>, node: &str, object: Option<&Object>) -> Result<(),
         return Err(cx.forbidden(&format!("pod {:?} not found", text(bound, "name"))));
     };
     if text(bound, "uid") != text(&pod, "metadata.uid") {
-        let detail = format!("the UID in the bound object reference ({}) does not match the UID in record. The object might have been deleted and then recreated", text(bound, "uid"));
+        let detail = format!(
+            "the UID in the bound object reference ({}) does not match the UID in record. The object might have been deleted and then recreated",
+            text(bound, "uid")
+        );
         return Err(cx.forbidden(&detail));
     }
     if text(&pod, "spec.nodeName") != node {
-        return Err(cx.forbidden("node requested token bound to a pod scheduled on a different node"));
+        return Err(
+            cx.forbidden("node requested token bound to a pod scheduled on a different node")
+        );
     }
     Ok(())
 }

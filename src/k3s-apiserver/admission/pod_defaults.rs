@@ -22,9 +22,12 @@ pub(super) fn toleration_seconds(pod: &mut Object) {
     let missing: Vec<&str> =
         [NOT_READY, UNREACHABLE].into_iter().filter(|taint| !tolerates(taint)).collect();
     for taint in missing {
-        push(pod, json!({
-            "key": taint, "operator": "Exists", "effect": "NoExecute", "tolerationSeconds": SECONDS,
-        }));
+        push(
+            pod,
+            json!({
+                "key": taint, "operator": "Exists", "effect": "NoExecute", "tolerationSeconds": SECONDS,
+            }),
+        );
     }
 }
 
@@ -54,21 +57,28 @@ pub(super) fn priority(cx: &Attributes<'_>, pod: &mut Object) -> Result<(), Refu
                 set(pod, "spec.priorityClassName", text(class, "metadata.name"));
             }
             let policy = text(class, "preemptionPolicy");
-            (int(class, "value").unwrap_or_default(), if policy.is_empty() { "PreemptLowerPriority" } else { policy })
+            (
+                int(class, "value").unwrap_or_default(),
+                if policy.is_empty() { "PreemptLowerPriority" } else { policy },
+            )
         }
         None => (0, "PreemptLowerPriority"),
     };
     if let Some(given) = int(pod, "spec.priority")
         && given != value
     {
-        let detail = format!("the integer value of priority ({given}) must not be provided in pod spec; priority admission controller computed {value} from the given PriorityClass name");
+        let detail = format!(
+            "the integer value of priority ({given}) must not be provided in pod spec; priority admission controller computed {value} from the given PriorityClass name"
+        );
         return Err(cx.forbidden_for(Some(pod), &detail));
     }
     set(pod, "spec.priority", value);
     if has(pod, "spec.preemptionPolicy") {
         let given = text(pod, "spec.preemptionPolicy");
         if given != policy {
-            let detail = format!("the string value of PreemptionPolicy ({given}) must not be provided in pod spec; priority admission controller computed {policy} from the given PriorityClass name");
+            let detail = format!(
+                "the string value of PreemptionPolicy ({given}) must not be provided in pod spec; priority admission controller computed {policy} from the given PriorityClass name"
+            );
             return Err(cx.forbidden_for(Some(pod), &detail));
         }
     } else {
@@ -94,7 +104,10 @@ pub(super) fn one_default_class(cx: &Attributes<'_>, class: &Object) -> Result<(
     }
     match default_class(cx) {
         Some(other) if text(&other, "metadata.name") != text(class, "metadata.name") => {
-            let detail = format!("PriorityClass {} is already marked as default. Only one default can exist", text(&other, "metadata.name"));
+            let detail = format!(
+                "PriorityClass {} is already marked as default. Only one default can exist",
+                text(&other, "metadata.name")
+            );
             Err(cx.forbidden_for(Some(class), &detail))
         }
         _ => Ok(()),
@@ -116,7 +129,8 @@ pub(super) fn runtime_class(cx: &Attributes<'_>, pod: &mut Object) -> Result<(),
     if !overhead.is_null() {
         let given = at(pod, "spec.overhead");
         if !given.is_null() && given != overhead {
-            let detail = "pod rejected: Pod's Overhead doesn't match RuntimeClass's defined Overhead";
+            let detail =
+                "pod rejected: Pod's Overhead doesn't match RuntimeClass's defined Overhead";
             return Err(cx.forbidden_for(Some(pod), detail));
         }
         let overhead = overhead.clone();
@@ -125,7 +139,9 @@ pub(super) fn runtime_class(cx: &Attributes<'_>, pod: &mut Object) -> Result<(),
     for (label, value) in map(&class, "scheduling.nodeSelector") {
         let into = object(pod, "spec.nodeSelector");
         if into.get(label).is_some_and(|have| have != value) {
-            let detail = format!("conflict: runtimeClass.scheduling.nodeSelector[{label}] and pod.spec.nodeSelector[{label}] have different values");
+            let detail = format!(
+                "conflict: runtimeClass.scheduling.nodeSelector[{label}] and pod.spec.nodeSelector[{label}] have different values"
+            );
             return Err(cx.forbidden_for(Some(pod), &detail));
         }
         into.insert(label.clone(), value.clone());
@@ -141,9 +157,9 @@ pub(super) fn runtime_class(cx: &Attributes<'_>, pod: &mut Object) -> Result<(),
 /// TaintNodesByCondition: a new node takes no pods until it reports ready.
 pub(super) fn taint_new_node(node: &mut Object) {
     let mut taints = list(node, "spec.taints").to_vec();
-    let there = taints.iter().any(|taint| {
-        key(taint, "key") == NOT_READY && key(taint, "effect") == "NoSchedule"
-    });
+    let there = taints
+        .iter()
+        .any(|taint| key(taint, "key") == NOT_READY && key(taint, "effect") == "NoSchedule");
     if !there {
         taints.push(json!({"key": NOT_READY, "effect": "NoSchedule"}));
         set(node, "spec.taints", taints);

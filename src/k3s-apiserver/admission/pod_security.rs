@@ -10,18 +10,46 @@ use crate::registry::value::{at, flag, has, key, list, text, texts};
 
 const PREFIX: &str = "pod-security.kubernetes.io/";
 const CAPABILITIES: &[&str] = &[
-    "AUDIT_WRITE", "CHOWN", "DAC_OVERRIDE", "FOWNER", "FSETID", "KILL", "MKNOD", "NET_BIND_SERVICE", "SETFCAP",
-    "SETGID", "SETPCAP", "SETUID", "SYS_CHROOT",
+    "AUDIT_WRITE",
+    "CHOWN",
+    "DAC_OVERRIDE",
+    "FOWNER",
+    "FSETID",
+    "KILL",
+    "MKNOD",
+    "NET_BIND_SERVICE",
+    "SETFCAP",
+    "SETGID",
+    "SETPCAP",
+    "SETUID",
+    "SYS_CHROOT",
 ];
-const SELINUX_TYPES: &[&str] = &["", "container_t", "container_init_t", "container_kvm_t", "container_engine_t"];
+const SELINUX_TYPES: &[&str] =
+    &["", "container_t", "container_init_t", "container_kvm_t", "container_engine_t"];
 const SYSCTLS: &[&str] = &[
-    "kernel.shm_rmid_forced", "net.ipv4.ip_local_port_range", "net.ipv4.ip_unprivileged_port_start",
-    "net.ipv4.tcp_syncookies", "net.ipv4.ping_group_range", "net.ipv4.ip_local_reserved_ports",
-    "net.ipv4.tcp_keepalive_time", "net.ipv4.tcp_fin_timeout", "net.ipv4.tcp_keepalive_intvl",
-    "net.ipv4.tcp_keepalive_probes", "net.ipv4.tcp_rmem", "net.ipv4.tcp_wmem",
+    "kernel.shm_rmid_forced",
+    "net.ipv4.ip_local_port_range",
+    "net.ipv4.ip_unprivileged_port_start",
+    "net.ipv4.tcp_syncookies",
+    "net.ipv4.ping_group_range",
+    "net.ipv4.ip_local_reserved_ports",
+    "net.ipv4.tcp_keepalive_time",
+    "net.ipv4.tcp_fin_timeout",
+    "net.ipv4.tcp_keepalive_intvl",
+    "net.ipv4.tcp_keepalive_probes",
+    "net.ipv4.tcp_rmem",
+    "net.ipv4.tcp_wmem",
 ];
 const VOLUMES: &[&str] = &[
-    "configMap", "csi", "downwardAPI", "emptyDir", "ephemeral", "persistentVolumeClaim", "projected", "secret", "image",
+    "configMap",
+    "csi",
+    "downwardAPI",
+    "emptyDir",
+    "ephemeral",
+    "persistentVolumeClaim",
+    "projected",
+    "secret",
+    "image",
 ];
 
 /// The pod template of a kind that has one.
@@ -47,13 +75,17 @@ pub(super) fn check(
         .iter()
         .find(|(group, resource, _)| *group == cx.group && *resource == cx.resource)
         .map(|(_, _, path)| *path);
-    let is_pod = cx.group.is_empty() && cx.resource == "pods" && matches!(cx.subresource, "" | "ephemeralcontainers");
+    let is_pod = cx.group.is_empty()
+        && cx.resource == "pods"
+        && matches!(cx.subresource, "" | "ephemeralcontainers");
     let pod = match template {
         Some(path) if cx.subresource.is_empty() => at(object, path),
         _ if is_pod => object,
         _ => return Ok(()),
     };
-    if old.is_some_and(|old| template.map_or(at(old, "spec") == at(object, "spec"), |path| at(old, path) == pod)) {
+    if old.is_some_and(|old| {
+        template.map_or(at(old, "spec") == at(object, "spec"), |path| at(old, path) == pod)
+    }) {
         return Ok(());
     }
     let Some(namespace) = cx.cluster.get("namespaces", "", cx.namespace) else { return Ok(()) };
@@ -62,14 +94,22 @@ pub(super) fn check(
     if is_pod && let Some(level) = label("enforce") {
         let found = violations(level, pod);
         if !found.is_empty() {
-            let detail = format!("violates PodSecurity \"{level}:{}\": {}", version("enforce"), found.join(", "));
+            let detail = format!(
+                "violates PodSecurity \"{level}:{}\": {}",
+                version("enforce"),
+                found.join(", ")
+            );
             return Err(cx.forbidden_for(Some(object), &detail));
         }
     }
     if let Some(level) = label("warn") {
         let found = violations(level, pod);
         if !found.is_empty() {
-            warnings.push(format!("would violate PodSecurity \"{level}:{}\": {}", version("warn"), found.join(", ")));
+            warnings.push(format!(
+                "would violate PodSecurity \"{level}:{}\": {}",
+                version("warn"),
+                found.join(", ")
+            ));
         }
     }
     Ok(())
@@ -116,7 +156,9 @@ pub(super) fn violations(level: &str, pod: &Value) -> Vec<String> {
 }
 
 fn all(spec: &Value) -> impl Iterator<Item = &Value> {
-    ["initContainers", "containers", "ephemeralContainers"].into_iter().flat_map(|kind| list(spec, kind))
+    ["initContainers", "containers", "ephemeralContainers"]
+        .into_iter()
+        .flat_map(|kind| list(spec, kind))
 }
 
 /// `container "a"` or `containers "a", "b"`.
@@ -140,18 +182,23 @@ fn host_namespaces(spec: &Value) -> Option<String> {
 
 fn privileged(spec: &Value) -> Option<String> {
     let bad = failing(spec, |context| flag(context, "privileged"));
-    (!bad.is_empty()).then(|| format!("privileged ({} must not set securityContext.privileged=true)", named(&bad)))
+    (!bad.is_empty()).then(|| {
+        format!("privileged ({} must not set securityContext.privileged=true)", named(&bad))
+    })
 }
 
 fn privilege_escalation(spec: &Value) -> Option<String> {
-    let bad = failing(spec, |context| at(context, "allowPrivilegeEscalation").as_bool() != Some(false));
+    let bad =
+        failing(spec, |context| at(context, "allowPrivilegeEscalation").as_bool() != Some(false));
     (!bad.is_empty()).then(|| format!("allowPrivilegeEscalation != false ({} must set securityContext.allowPrivilegeEscalation=false)", named(&bad)))
 }
 
 fn added(spec: &Value, allowed: &[&str]) -> (Vec<String>, Vec<String>) {
     let (mut names, mut caps) = (Vec::new(), Vec::new());
     for container in all(spec) {
-        let bad: Vec<&str> = texts(container, "securityContext.capabilities.add").filter(|cap| !allowed.contains(cap)).collect();
+        let bad: Vec<&str> = texts(container, "securityContext.capabilities.add")
+            .filter(|cap| !allowed.contains(cap))
+            .collect();
         if !bad.is_empty() {
             names.push(text(container, "name").to_owned());
             caps.extend(bad.iter().map(|cap| format!("{cap:?}")));
@@ -165,7 +212,13 @@ fn added(spec: &Value, allowed: &[&str]) -> (Vec<String>, Vec<String>) {
 fn must_not_add(spec: &Value, allowed: &[&str]) -> Option<String> {
     let (names, caps) = added(spec, allowed);
     let names: Vec<&str> = names.iter().map(String::as_str).collect();
-    (!names.is_empty()).then(|| format!("{} must not include {} in securityContext.capabilities.add", named(&names), caps.join(", ")))
+    (!names.is_empty()).then(|| {
+        format!(
+            "{} must not include {} in securityContext.capabilities.add",
+            named(&names),
+            caps.join(", ")
+        )
+    })
 }
 
 fn capabilities(spec: &Value) -> Option<String> {
@@ -173,17 +226,25 @@ fn capabilities(spec: &Value) -> Option<String> {
 }
 
 fn restricted_capabilities(spec: &Value) -> Option<String> {
-    let keeps = failing(spec, |context| !texts(context, "capabilities.drop").any(|cap| cap == "ALL"));
+    let keeps =
+        failing(spec, |context| !texts(context, "capabilities.drop").any(|cap| cap == "ALL"));
     let mut parts = Vec::new();
     if !keeps.is_empty() {
-        parts.push(format!("{} must set securityContext.capabilities.drop=[\"ALL\"]", named(&keeps)));
+        parts.push(format!(
+            "{} must set securityContext.capabilities.drop=[\"ALL\"]",
+            named(&keeps)
+        ));
     }
     parts.extend(must_not_add(spec, &["NET_BIND_SERVICE"]));
     (!parts.is_empty()).then(|| format!("unrestricted capabilities ({})", parts.join("; ")))
 }
 
 fn host_path(spec: &Value) -> Option<String> {
-    let bad: Vec<String> = list(spec, "volumes").iter().filter(|v| has(v, "hostPath")).map(|v| format!("{:?}", text(v, "name"))).collect();
+    let bad: Vec<String> = list(spec, "volumes")
+        .iter()
+        .filter(|v| has(v, "hostPath"))
+        .map(|v| format!("{:?}", text(v, "name")))
+        .collect();
     let plural = if bad.len() == 1 { "" } else { "s" };
     (!bad.is_empty()).then(|| format!("hostPath volumes (volume{plural} {})", bad.join(", ")))
 }
@@ -203,13 +264,23 @@ fn volume_types(spec: &Value) -> Option<String> {
     types.dedup();
     let (volumes, verb) = if names.len() == 1 { ("volume", "uses") } else { ("volumes", "use") };
     let kinds = if types.len() == 1 { "type" } else { "types" };
-    (!names.is_empty()).then(|| format!("restricted volume types ({volumes} {} {verb} restricted volume {kinds} {})", names.join(", "), types.join(", ")))
+    (!names.is_empty()).then(|| {
+        format!(
+            "restricted volume types ({volumes} {} {verb} restricted volume {kinds} {})",
+            names.join(", "),
+            types.join(", ")
+        )
+    })
 }
 
 fn host_ports(spec: &Value) -> Option<String> {
     let (mut names, mut ports) = (Vec::new(), Vec::new());
     for container in all(spec) {
-        let bad: Vec<i64> = list(container, "ports").iter().filter_map(|p| key(p, "hostPort").as_i64()).filter(|n| *n != 0).collect();
+        let bad: Vec<i64> = list(container, "ports")
+            .iter()
+            .filter_map(|p| key(p, "hostPort").as_i64())
+            .filter(|n| *n != 0)
+            .collect();
         if !bad.is_empty() {
             names.push(text(container, "name"));
             ports.extend(bad);
@@ -220,7 +291,9 @@ fn host_ports(spec: &Value) -> Option<String> {
     let shown: Vec<String> = ports.iter().map(ToString::to_string).collect();
     let verb = if names.len() == 1 { "uses" } else { "use" };
     let plural = if shown.len() == 1 { "" } else { "s" };
-    (!names.is_empty()).then(|| format!("hostPort ({} {verb} hostPort{plural} {})", named(&names), shown.join(", ")))
+    (!names.is_empty()).then(|| {
+        format!("hostPort ({} {verb} hostPort{plural} {})", named(&names), shown.join(", "))
+    })
 }
 
 /// Who sets a field to a forbidden value: the pod, containers, or both.
@@ -248,36 +321,58 @@ fn setters(spec: &Value, path: &str, bad: impl Fn(&str) -> bool) -> Option<(Stri
 }
 
 fn app_armor(spec: &Value) -> Option<String> {
-    let (who, values) = setters(spec, "appArmorProfile.type", |kind| !matches!(kind, "" | "RuntimeDefault" | "Localhost"))?;
-    Some(format!("forbidden AppArmor profile ({who} must not set AppArmor profile type to {})", values.join(", ")))
+    let (who, values) = setters(spec, "appArmorProfile.type", |kind| {
+        !matches!(kind, "" | "RuntimeDefault" | "Localhost")
+    })?;
+    Some(format!(
+        "forbidden AppArmor profile ({who} must not set AppArmor profile type to {})",
+        values.join(", ")
+    ))
 }
 
 fn se_linux(spec: &Value) -> Option<String> {
     let mut parts = Vec::new();
     let mut who = Vec::new();
-    if let Some((by, values)) = setters(spec, "seLinuxOptions.type", |kind| !SELINUX_TYPES.contains(&kind)) {
+    if let Some((by, values)) =
+        setters(spec, "seLinuxOptions.type", |kind| !SELINUX_TYPES.contains(&kind))
+    {
         who.push(by);
         let plural = if values.len() == 1 { "" } else { "s" };
         parts.push(format!("type{plural} {}", values.join(", ")));
     }
     for (field, word) in [("user", "user may not be set"), ("role", "role may not be set")] {
-        if let Some((by, _)) = setters(spec, &format!("seLinuxOptions.{field}"), |value| !value.is_empty()) {
+        if let Some((by, _)) =
+            setters(spec, &format!("seLinuxOptions.{field}"), |value| !value.is_empty())
+        {
             if !who.contains(&by) {
                 who.push(by);
             }
             parts.push(word.to_owned());
         }
     }
-    (!parts.is_empty()).then(|| format!("seLinuxOptions ({} set forbidden securityContext.seLinuxOptions: {})", who.join(" and "), parts.join("; ")))
+    (!parts.is_empty()).then(|| {
+        format!(
+            "seLinuxOptions ({} set forbidden securityContext.seLinuxOptions: {})",
+            who.join(" and "),
+            parts.join("; ")
+        )
+    })
 }
 
 fn proc_mount(spec: &Value) -> Option<String> {
     let (who, values) = setters(spec, "procMount", |kind| !matches!(kind, "" | "Default"))?;
-    Some(format!("procMount ({who} must not set securityContext.procMount to {})", values.join(", ")))
+    Some(format!(
+        "procMount ({who} must not set securityContext.procMount to {})",
+        values.join(", ")
+    ))
 }
 
 fn sysctls(spec: &Value) -> Option<String> {
-    let bad: Vec<&str> = list(spec, "securityContext.sysctls").iter().map(|s| text(s, "name")).filter(|name| !SYSCTLS.contains(name)).collect();
+    let bad: Vec<&str> = list(spec, "securityContext.sysctls")
+        .iter()
+        .map(|s| text(s, "name"))
+        .filter(|name| !SYSCTLS.contains(name))
+        .collect();
     (!bad.is_empty()).then(|| format!("forbidden sysctls ({})", bad.join(", ")))
 }
 
@@ -298,7 +393,10 @@ fn run_as_non_root(spec: &Value) -> Option<String> {
     if parts.is_empty() && of_pod != Some(true) {
         let unset = failing(spec, |context| at(context, "runAsNonRoot").is_null());
         if !unset.is_empty() {
-            parts.push(format!("pod or {} must set securityContext.runAsNonRoot=true", named(&unset)));
+            parts.push(format!(
+                "pod or {} must set securityContext.runAsNonRoot=true",
+                named(&unset)
+            ));
         }
     }
     (!parts.is_empty()).then(|| format!("runAsNonRoot != true ({})", parts.join(" and ")))
@@ -316,12 +414,18 @@ fn run_as_user(spec: &Value) -> Option<String> {
     if !bad.is_empty() {
         who.push(named(&bad));
     }
-    (!who.is_empty()).then(|| format!("runAsUser=0 ({} must not set runAsUser=0)", who.join(" and ")))
+    (!who.is_empty())
+        .then(|| format!("runAsUser=0 ({} must not set runAsUser=0)", who.join(" and ")))
 }
 
 fn seccomp_baseline(spec: &Value) -> Option<String> {
-    let (who, values) = setters(spec, "seccompProfile.type", |kind| !matches!(kind, "" | "RuntimeDefault" | "Localhost"))?;
-    Some(format!("seccompProfile ({who} must not set securityContext.seccompProfile.type to {})", values.join(", ")))
+    let (who, values) = setters(spec, "seccompProfile.type", |kind| {
+        !matches!(kind, "" | "RuntimeDefault" | "Localhost")
+    })?;
+    Some(format!(
+        "seccompProfile ({who} must not set securityContext.seccompProfile.type to {})",
+        values.join(", ")
+    ))
 }
 
 fn seccomp_restricted(spec: &Value) -> Option<String> {

@@ -32,7 +32,10 @@ pub(super) fn check(
         let over = exceeded(&limited, map(&quota, "status.used"), &wanted);
         if !over.is_empty() {
             let show = |pick: &dyn Fn(&str) -> String| {
-                over.iter().map(|name| format!("{name}={}", pick(name))).collect::<Vec<_>>().join(",")
+                over.iter()
+                    .map(|name| format!("{name}={}", pick(name)))
+                    .collect::<Vec<_>>()
+                    .join(",")
             };
             let shown = |from: &Map<String, Value>, name: &str| {
                 from.get(name).and_then(Value::as_str).unwrap_or("0").to_owned()
@@ -110,8 +113,16 @@ fn usage(cx: &Attributes<'_>, object: &Object) -> Map<String, Value> {
                     out.insert("services.nodeports".to_owned(), json!(ports.to_string()));
                 }
                 "LoadBalancer" => {
-                    let allocates = at(object, "spec.allocateLoadBalancerNodePorts").as_bool() != Some(false);
-                    let count = if allocates { ports } else { list(object, "spec.ports").iter().filter(|p| int(p, "nodePort").is_some_and(|n| n != 0)).count() };
+                    let allocates =
+                        at(object, "spec.allocateLoadBalancerNodePorts").as_bool() != Some(false);
+                    let count = if allocates {
+                        ports
+                    } else {
+                        list(object, "spec.ports")
+                            .iter()
+                            .filter(|p| int(p, "nodePort").is_some_and(|n| n != 0))
+                            .count()
+                    };
                     out.insert("services.nodeports".to_owned(), json!(count.to_string()));
                     out.insert("services.loadbalancers".to_owned(), one());
                 }
@@ -232,7 +243,11 @@ fn pod_fits(scope: &str, operator: &str, values: &[Value], pod: &Object) -> bool
             let affinity = key(at(spec, "affinity"), kind);
             list(affinity, "requiredDuringSchedulingIgnoredDuringExecution")
                 .iter()
-                .chain(list(affinity, "preferredDuringSchedulingIgnoredDuringExecution").iter().map(|t| key(t, "podAffinityTerm")))
+                .chain(
+                    list(affinity, "preferredDuringSchedulingIgnoredDuringExecution")
+                        .iter()
+                        .map(|t| key(t, "podAffinityTerm")),
+                )
                 .any(|term| has(term, "namespaceSelector") || !list(term, "namespaces").is_empty())
         }),
         _ => false,

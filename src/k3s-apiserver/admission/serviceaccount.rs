@@ -26,7 +26,9 @@ pub(super) fn mutate(cx: &Attributes<'_>, pod: &mut Object) -> Result<(), Refusa
     if mounts(&account, pod) {
         mount_token(pod);
     }
-    if list(pod, "spec.imagePullSecrets").is_empty() && !list(&account, "imagePullSecrets").is_empty() {
+    if list(pod, "spec.imagePullSecrets").is_empty()
+        && !list(&account, "imagePullSecrets").is_empty()
+    {
         let secrets = at(&account, "imagePullSecrets").clone();
         set(pod, "spec.imagePullSecrets", secrets);
     }
@@ -43,7 +45,9 @@ pub(super) fn validate(cx: &Attributes<'_>, pod: &Object) -> Result<(), Refusal>
             return Err(Refusal::invalid("Pod", text(pod, "metadata.name"), errs));
         }
         if !text(pod, "spec.serviceAccountName").is_empty() {
-            return Err(cx.forbidden_for(Some(pod), "a mirror pod may not reference service accounts"));
+            return Err(
+                cx.forbidden_for(Some(pod), "a mirror pod may not reference service accounts")
+            );
         }
         let refers = |volume: &Value| has(volume, "secret") || has(volume, "projected");
         if list(pod, "spec.volumes").iter().any(refers) {
@@ -52,7 +56,9 @@ pub(super) fn validate(cx: &Attributes<'_>, pod: &Object) -> Result<(), Refusal>
         return Ok(());
     }
     let account = account(cx, pod)?;
-    if key(at(&account, "metadata.annotations"), "kubernetes.io/enforce-mountable-secrets") == "true" {
+    if key(at(&account, "metadata.annotations"), "kubernetes.io/enforce-mountable-secrets")
+        == "true"
+    {
         mountable(cx, &account, pod)?;
     }
     Ok(())
@@ -94,7 +100,8 @@ fn mount_token(pod: &mut Object) {
     let mut used = false;
     for kind in ["initContainers", "containers"] {
         for container in list_mut(pod, &format!("spec.{kind}")) {
-            if list(container, "volumeMounts").iter().any(|mount| text(mount, "mountPath") == MOUNT) {
+            if list(container, "volumeMounts").iter().any(|mount| text(mount, "mountPath") == MOUNT)
+            {
                 continue;
             }
             let mut mounts = list(container, "volumeMounts").to_vec();
@@ -125,16 +132,23 @@ fn mount_token(pod: &mut Object) {
 fn suffix() -> String {
     const LETTERS: &[u8; 27] = b"bcdfghjklmnpqrstvwxz2456789";
     let random = uuid::Uuid::new_v4().into_bytes();
-    random.iter().take(5).map(|byte| char::from(LETTERS[usize::from(*byte) % LETTERS.len()])).collect()
+    random
+        .iter()
+        .take(5)
+        .map(|byte| char::from(LETTERS[usize::from(*byte) % LETTERS.len()]))
+        .collect()
 }
 
 fn mountable(cx: &Attributes<'_>, account: &Object, pod: &Object) -> Result<(), Refusal> {
-    let allowed = |name: &str| list(account, "secrets").iter().any(|secret| text(secret, "name") == name);
+    let allowed =
+        |name: &str| list(account, "secrets").iter().any(|secret| text(secret, "name") == name);
     let name = text(account, "metadata.name");
     for volume in list(pod, "spec.volumes") {
         let secret = text(volume, "secret.secretName");
         if !secret.is_empty() && !allowed(secret) {
-            let detail = format!("volume with secret.secretName={secret:?} is not allowed because service account {name} does not reference that secret");
+            let detail = format!(
+                "volume with secret.secretName={secret:?} is not allowed because service account {name} does not reference that secret"
+            );
             return Err(cx.forbidden_for(Some(pod), &detail));
         }
     }

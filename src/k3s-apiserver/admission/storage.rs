@@ -76,7 +76,9 @@ pub(super) fn resize(cx: &Attributes<'_>, new: &Object, old: &Object) -> Result<
         return Ok(());
     }
     if text(old, "status.phase") != "Bound" {
-        return Err(cx.forbidden_for(Some(new), "Only bound persistent volume claims can be expanded"));
+        return Err(
+            cx.forbidden_for(Some(new), "Only bound persistent volume claims can be expanded")
+        );
     }
     let class = match at(new, "spec.storageClassName") {
         Value::String(name) => cx.cluster.get("storageclasses.storage.k8s.io", "", name),

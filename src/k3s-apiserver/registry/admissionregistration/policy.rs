@@ -134,7 +134,9 @@ fn validations(errs: &mut FieldErrors, path: &Path, body: &Value) {
             errs.invalid(path.child("message"), message, "message must be non-empty if specified");
         }
         let reason = text(one, "reason");
-        if has(one, "reason") && !matches!(reason, "Forbidden" | "Invalid" | "RequestEntityTooLarge" | "Unauthorized") {
+        if has(one, "reason")
+            && !matches!(reason, "Forbidden" | "Invalid" | "RequestEntityTooLarge" | "Unauthorized")
+        {
             let valid = &["Forbidden", "Invalid", "RequestEntityTooLarge"];
             errs.not_supported(path.child("reason"), reason, valid);
         }

@@ -42,7 +42,8 @@ pub(super) fn rule(errs: &mut FieldErrors, path: &Path, rule: &Value) {
                 "if '*' is present, must not specify other "
             };
             let noun = if field == "apiGroups" { "API groups" } else { "API versions" };
-            let detail = if field == "resources" { detail.to_owned() } else { format!("{detail}{noun}") };
+            let detail =
+                if field == "resources" { detail.to_owned() } else { format!("{detail}{noun}") };
             errs.invalid(path.child(field), shown, detail);
         }
         if field != "apiGroups" {

@@ -119,7 +119,8 @@ fn client_config(errs: &mut FieldErrors, path: &Path, config: &Value) {
             let url = text(config, "url");
             let scheme = url.split_once("://").map_or("", |(scheme, _)| scheme);
             if scheme != "https" {
-                let detail = "'https' is the only allowed URL scheme; desired format: https://host[/path]";
+                let detail =
+                    "'https' is the only allowed URL scheme; desired format: https://host[/path]";
                 errs.invalid(path.child("url"), scheme, detail);
             }
         }
@@ -127,7 +128,10 @@ fn client_config(errs: &mut FieldErrors, path: &Path, config: &Value) {
             let service = key(config, "service");
             for field in ["namespace", "name"] {
                 if text(service, field).is_empty() {
-                    errs.required(path.child("service").child(field), format!("service {field} is required"));
+                    errs.required(
+                        path.child("service").child(field),
+                        format!("service {field} is required"),
+                    );
                 }
             }
         }

@@ -64,7 +64,9 @@ impl Strategy for CustomResourceDefinition {
         }
         for name in super::value::texts(old, "status.storedVersions") {
             if !list(new, "spec.versions").iter().any(|v| text(v, "name") == name) {
-                let detail = format!("missing from spec.versions; {name} was previously a storage version, and must remain in spec.versions until a storage migration ensures no data remains persisted in {name} and removes {name} from status.storedVersions");
+                let detail = format!(
+                    "missing from spec.versions; {name} was previously a storage version, and must remain in spec.versions until a storage migration ensures no data remains persisted in {name} and removes {name} from status.storedVersions"
+                );
                 errs.invalid("status.storedVersions[0]", name, detail);
             }
         }
@@ -152,6 +154,10 @@ fn names(errs: &mut FieldErrors, path: &Path, names: &Value) {
         }
     }
     if !text(names, "kind").is_empty() && text(names, "kind") == text(names, "listKind") {
-        errs.invalid(path.child("listKind"), text(names, "listKind"), "kind and listKind may not be the same");
+        errs.invalid(
+            path.child("listKind"),
+            text(names, "listKind"),
+            "kind and listKind may not be the same",
+        );
     }
 }

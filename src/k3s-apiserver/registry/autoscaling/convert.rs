@@ -27,8 +27,12 @@ pub(super) fn up(obj: &mut Object) {
         set(obj, "spec.behavior", behavior);
     }
     if let Some(percent) = remove(obj, "status.currentCPUUtilizationPercentage") {
-        set(obj, "status.currentMetrics", json!([{"type": "Resource", "resource": {"name": "cpu",
-            "current": {"averageUtilization": percent, "averageValue": "0"}}}]));
+        set(
+            obj,
+            "status.currentMetrics",
+            json!([{"type": "Resource", "resource": {"name": "cpu",
+            "current": {"averageUtilization": percent, "averageValue": "0"}}}]),
+        );
     }
     if let Some(current) = take(obj, CURRENT) {
         set(obj, "status.currentMetrics", current);

@@ -6,9 +6,7 @@ use serde_json::{Value, json};
 use super::{convert, hpa_validation};
 use crate::registry::field::FieldErrors;
 use crate::registry::table::{age, column, name, number};
-use crate::registry::value::{
-    at, at_mut, default, default_zero, has, int, key, list, text,
-};
+use crate::registry::value::{at, at_mut, default, default_zero, has, int, key, list, text};
 use crate::registry::{AGE, Column, Cx, NAME, Object, Strategy};
 
 #[derive(Debug)]
@@ -21,7 +19,9 @@ impl Strategy for HorizontalPodAutoscaler {
 
     fn default(&self, obj: &mut Object) {
         let old = text(obj, "apiVersion") == "autoscaling/v1";
-        let annotated = !key(at(obj, "metadata.annotations"), "autoscaling.alpha.kubernetes.io/metrics").is_null();
+        let annotated =
+            !key(at(obj, "metadata.annotations"), "autoscaling.alpha.kubernetes.io/metrics")
+                .is_null();
         let Some(spec) = at_mut(obj, "spec") else { return };
         default(spec, "minReplicas", 1);
         if old {
@@ -41,13 +41,21 @@ impl Strategy for HorizontalPodAutoscaler {
             let up = &mut behavior["scaleUp"];
             default(up, "stabilizationWindowSeconds", 0);
             default(up, "selectPolicy", "Max");
-            default_zero(up, "policies", json!([
-                {"type": "Pods", "value": 4, "periodSeconds": 15},
-                {"type": "Percent", "value": 100, "periodSeconds": 15},
-            ]));
+            default_zero(
+                up,
+                "policies",
+                json!([
+                    {"type": "Pods", "value": 4, "periodSeconds": 15},
+                    {"type": "Percent", "value": 100, "periodSeconds": 15},
+                ]),
+            );
             let down = &mut behavior["scaleDown"];
             default(down, "selectPolicy", "Max");
-            default_zero(down, "policies", json!([{"type": "Percent", "value": 100, "periodSeconds": 15}]));
+            default_zero(
+                down,
+                "policies",
+                json!([{"type": "Percent", "value": 100, "periodSeconds": 15}]),
+            );
         }
     }
 
@@ -76,8 +84,11 @@ impl Strategy for HorizontalPodAutoscaler {
 
     fn row(&self, obj: &Object, now: Timestamp) -> Vec<Value> {
         let obj = &as_v2(obj);
-        let reference =
-            format!("{}/{}", text(obj, "spec.scaleTargetRef.kind"), text(obj, "spec.scaleTargetRef.name"));
+        let reference = format!(
+            "{}/{}",
+            text(obj, "spec.scaleTargetRef.kind"),
+            text(obj, "spec.scaleTargetRef.name")
+        );
         let min = int(obj, "spec.minReplicas").map_or("<unset>".to_owned(), |min| min.to_string());
         vec![
             name(obj),
@@ -114,8 +125,12 @@ fn targets(obj: &Object) -> String {
         return "<none>".to_owned();
     }
     let statuses = list(obj, "status.currentMetrics");
-    let shown: Vec<String> =
-        specs.iter().enumerate().take(2).map(|(n, metric)| target(metric, statuses.get(n))).collect();
+    let shown: Vec<String> = specs
+        .iter()
+        .enumerate()
+        .take(2)
+        .map(|(n, metric)| target(metric, statuses.get(n)))
+        .collect();
     let more = specs.len() - shown.len();
     let text = shown.join(", ");
     if more > 0 { format!("{text} + {more} more...") } else { text }

@@ -108,7 +108,11 @@ fn target(errs: &mut FieldErrors, path: &Path, target: &Value, field: &str) {
     if kind.is_empty() {
         errs.required(path.child("type"), "must specify a metric target type");
     } else if !matches!(kind, "Utilization" | "Value" | "AverageValue") {
-        errs.invalid(path.child("type"), kind, "must be either Utilization, Value, or AverageValue");
+        errs.invalid(
+            path.child("type"),
+            kind,
+            "must be either Utilization, Value, or AverageValue",
+        );
     }
     for name in ["value", "averageValue"] {
         if nano(key(target, name)).is_some_and(|n| n <= 0) {
@@ -129,25 +133,40 @@ fn target(errs: &mut FieldErrors, path: &Path, target: &Value, field: &str) {
                 errs.required(path.child("averageUtilization"), detail);
             }
             if percent && average {
-                errs.forbidden(path.child("averageValue"), "may not set both a target raw value and a target utilization");
+                errs.forbidden(
+                    path.child("averageValue"),
+                    "may not set both a target raw value and a target utilization",
+                );
             }
         }
         "pods" => {
             if !average {
-                errs.required(path.child("averageValue"), "must specify a positive target averageValue");
+                errs.required(
+                    path.child("averageValue"),
+                    "must specify a positive target averageValue",
+                );
             }
         }
         "external" => {
             if value && average {
-                errs.forbidden(path.child("value"), "may not set both a target value for metric and a per-pod target");
+                errs.forbidden(
+                    path.child("value"),
+                    "may not set both a target value for metric and a per-pod target",
+                );
             }
             if !value && !average {
-                errs.required(path.child("averageValue"), "must set either a target value for metric or a per-pod target");
+                errs.required(
+                    path.child("averageValue"),
+                    "must set either a target value for metric or a per-pod target",
+                );
             }
         }
         _ => {
             if !value && !average {
-                errs.required(path.child("averageValue"), "must set either a target value or averageValue");
+                errs.required(
+                    path.child("averageValue"),
+                    "must set either a target value or averageValue",
+                );
             }
         }
     }
@@ -180,7 +199,11 @@ fn behavior(errs: &mut FieldErrors, path: &Path, rules: &Value) {
             if number <= 0 {
                 errs.invalid(path.child(field), number, "must be greater than zero");
             } else if number > most {
-                errs.invalid(path.child(field), number, format!("must be less than or equal to {most}"));
+                errs.invalid(
+                    path.child(field),
+                    number,
+                    format!("must be less than or equal to {most}"),
+                );
             }
         }
     }

@@ -16,10 +16,29 @@ use super::{AGE, Column, Cx, NAME, NameRule, Object, Selectable, Strategy};
 pub(super) static STRATEGIES: &[&dyn Strategy] = &[&CertificateSigningRequest, &ClusterTrustBundle];
 
 const USAGES: &[&str] = &[
-    "any", "cert sign", "client auth", "code signing", "content commitment", "crl sign", "data encipherment",
-    "decipher only", "digital signature", "email protection", "encipher only", "ipsec end system",
-    "ipsec tunnel", "ipsec user", "key agreement", "key encipherment", "microsoft sgc", "netscape sgc",
-    "ocsp signing", "s/mime", "server auth", "signing", "timestamping",
+    "any",
+    "cert sign",
+    "client auth",
+    "code signing",
+    "content commitment",
+    "crl sign",
+    "data encipherment",
+    "decipher only",
+    "digital signature",
+    "email protection",
+    "encipher only",
+    "ipsec end system",
+    "ipsec tunnel",
+    "ipsec user",
+    "key agreement",
+    "key encipherment",
+    "microsoft sgc",
+    "netscape sgc",
+    "ocsp signing",
+    "s/mime",
+    "server auth",
+    "signing",
+    "timestamping",
 ];
 
 #[derive(Debug)]
@@ -60,10 +79,16 @@ impl Strategy for CertificateSigningRequest {
                 stamp(new, old, cx.now);
             }
             "status" => {
-                let keep: Vec<Value> =
-                    list(old, "status.conditions").iter().filter(|c| is_decision(c)).cloned().collect();
-                let mut conditions: Vec<Value> =
-                    list(new, "status.conditions").iter().filter(|c| !is_decision(c)).cloned().collect();
+                let keep: Vec<Value> = list(old, "status.conditions")
+                    .iter()
+                    .filter(|c| is_decision(c))
+                    .cloned()
+                    .collect();
+                let mut conditions: Vec<Value> = list(new, "status.conditions")
+                    .iter()
+                    .filter(|c| !is_decision(c))
+                    .cloned()
+                    .collect();
                 conditions.splice(0..0, keep);
                 if !conditions.is_empty() {
                     set(new, "status.conditions", conditions);
@@ -187,7 +212,8 @@ fn signer(errs: &mut FieldErrors, obj: &Object) {
         domain.contains('.') && subdomain_problems(domain).is_empty() && !rest.is_empty()
     });
     if !good {
-        let detail = "must be a fully qualified domain and path of the form 'example.com/signer-name'";
+        let detail =
+            "must be a fully qualified domain and path of the form 'example.com/signer-name'";
         errs.invalid(path, name, detail);
     }
 }

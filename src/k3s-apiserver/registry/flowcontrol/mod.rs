@@ -81,8 +81,14 @@ fn flow_schema(errs: &mut FieldErrors, obj: &Object) {
     if has(body, "distinguisherMethod") {
         let kind = text(body, "distinguisherMethod.type");
         if !matches!(kind, "ByNamespace" | "ByUser") {
-            let text = format!("Unsupported value: {{\"Type\":{kind:?}}}: supported values: \"ByNamespace\", \"ByUser\"");
-            errs.add("FieldValueNotSupported", path.child("distinguisherMethod").child("type"), text);
+            let text = format!(
+                "Unsupported value: {{\"Type\":{kind:?}}}: supported values: \"ByNamespace\", \"ByUser\""
+            );
+            errs.add(
+                "FieldValueNotSupported",
+                path.child("distinguisherMethod").child("type"),
+                text,
+            );
         }
     }
     if text(body, "priorityLevelConfiguration.name").is_empty() {
@@ -132,7 +138,8 @@ fn flow_rule(errs: &mut FieldErrors, path: &Path, rule: &Value) {
         for (n, one) in list(rule, kind).iter().enumerate() {
             for field in fields {
                 if list(one, field).is_empty() {
-                    let detail = format!("{kind} must supply at least one {}", field.trim_end_matches('s'));
+                    let detail =
+                        format!("{kind} must supply at least one {}", field.trim_end_matches('s'));
                     errs.required(path.child(kind).index(n).child(field), detail);
                 }
             }
@@ -214,7 +221,11 @@ fn priority_level(errs: &mut FieldErrors, obj: &Object) {
     let kind = text(body, "type");
     let exempt = text(obj, "metadata.name") == "exempt";
     if exempt != (kind == "Exempt") {
-        errs.invalid(path.child("type"), kind, "must be 'Exempt' if and only if `name` is 'exempt'");
+        errs.invalid(
+            path.child("type"),
+            kind,
+            "must be 'Exempt' if and only if `name` is 'exempt'",
+        );
     }
     match kind {
         "Exempt" => {
@@ -237,22 +248,36 @@ fn priority_level(errs: &mut FieldErrors, obj: &Object) {
 }
 
 fn limited(errs: &mut FieldErrors, path: &Path, limited: &Value) {
-    not_negative(errs, &path.child("nominalConcurrencyShares"), key(limited, "nominalConcurrencyShares"));
+    not_negative(
+        errs,
+        &path.child("nominalConcurrencyShares"),
+        key(limited, "nominalConcurrencyShares"),
+    );
     let percent = int(limited, "lendablePercent").unwrap_or_default();
     if !(0..=100).contains(&percent) {
-        errs.invalid(path.child("lendablePercent"), percent, "must be between 0 and 100, inclusive");
+        errs.invalid(
+            path.child("lendablePercent"),
+            percent,
+            "must be between 0 and 100, inclusive",
+        );
     }
     let (path, response) = (path.child("limitResponse"), key(limited, "limitResponse"));
     let queuing = key(response, "queuing");
     match text(response, "type") {
         "Reject" => {
             if !queuing.is_null() {
-                errs.forbidden(path.child("queuing"), "must be nil if limited.limitResponse.type is not Limited");
+                errs.forbidden(
+                    path.child("queuing"),
+                    "must be nil if limited.limitResponse.type is not Limited",
+                );
             }
         }
         "Queue" => {
             if queuing.is_null() {
-                errs.required(path.child("queuing"), "must not be empty if limited.limitResponse.type is Limited");
+                errs.required(
+                    path.child("queuing"),
+                    "must not be empty if limited.limitResponse.type is Limited",
+                );
                 return;
             }
             let path = path.child("queuing");
@@ -263,7 +288,11 @@ fn limited(errs: &mut FieldErrors, path: &Path, limited: &Value) {
                 }
             }
             if of("queues") > 10_000_000 {
-                errs.invalid(path.child("queues"), of("queues"), "must not be greater than 10000000");
+                errs.invalid(
+                    path.child("queues"),
+                    of("queues"),
+                    "must not be greater than 10000000",
+                );
             }
             if of("handSize") > of("queues") {
                 let detail = format!("should not be greater than queues ({})", of("queues"));

@@ -41,7 +41,9 @@ impl Strategy for CsiDriver {
     }
 
     fn warnings(&self, _cx: &Cx<'_>, obj: &Object, _old: Option<&Object>) -> Vec<String> {
-        if list(obj, "spec.tokenRequests").is_empty() || has(obj, "spec.serviceAccountTokenInSecrets") {
+        if list(obj, "spec.tokenRequests").is_empty()
+            || has(obj, "spec.serviceAccountTokenInSecrets")
+        {
             return Vec::new();
         }
         vec!["spec.serviceAccountTokenInSecrets is unset; if supported by this CSI driver, set to true to prevent possible logging of tokens in volume attributes".to_owned()]
@@ -64,7 +66,8 @@ impl Strategy for CsiDriver {
     fn row(&self, obj: &Object, now: Timestamp) -> Vec<Value> {
         let audiences: Vec<&str> =
             list(obj, "spec.tokenRequests").iter().map(|token| text(token, "audience")).collect();
-        let audiences = if audiences.is_empty() { "<unset>".to_owned() } else { audiences.join(",") };
+        let audiences =
+            if audiences.is_empty() { "<unset>".to_owned() } else { audiences.join(",") };
         let modes: Vec<&str> = texts(obj, "spec.volumeLifecycleModes").collect();
         let modes = if modes.is_empty() { "<unset>".to_owned() } else { modes.join(",") };
         let set = |path: &str, none: bool| at(obj, path).as_bool().unwrap_or(none);
@@ -84,11 +87,17 @@ impl Strategy for CsiDriver {
 fn validate(obj: &Object, errs: &mut FieldErrors) {
     for mode in texts(obj, "spec.volumeLifecycleModes") {
         if !matches!(mode, "Persistent" | "Ephemeral") {
-            errs.not_supported(spec().child("volumeLifecycleModes"), mode, &["Persistent", "Ephemeral"]);
+            errs.not_supported(
+                spec().child("volumeLifecycleModes"),
+                mode,
+                &["Persistent", "Ephemeral"],
+            );
         }
     }
     let policy = text(obj, "spec.fsGroupPolicy");
-    if has(obj, "spec.fsGroupPolicy") && !matches!(policy, "ReadWriteOnceWithFSType" | "File" | "None") {
+    if has(obj, "spec.fsGroupPolicy")
+        && !matches!(policy, "ReadWriteOnceWithFSType" | "File" | "None")
+    {
         let valid = &["ReadWriteOnceWithFSType", "File", "None"];
         errs.not_supported(spec().child("fsGroupPolicy"), policy, valid);
     }

@@ -1,8 +1,8 @@
 //! `storage.k8s.io`.
 
 mod csidriver;
-mod storageclass;
 mod small;
+mod storageclass;
 mod volumeattachment;
 
 use super::Strategy;

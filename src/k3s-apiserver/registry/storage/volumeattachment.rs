@@ -29,8 +29,14 @@ impl Strategy for VolumeAttachment {
         let source = at(obj, "spec.source");
         let path = spec().child("source");
         match (has(source, "inlineVolumeSpec"), has(source, "persistentVolumeName")) {
-            (false, false) => errs.required(path, "must specify exactly one of inlineVolumeSpec and persistentVolumeName"),
-            (true, true) => errs.forbidden(path, "must specify exactly one of inlineVolumeSpec and persistentVolumeName"),
+            (false, false) => errs.required(
+                path,
+                "must specify exactly one of inlineVolumeSpec and persistentVolumeName",
+            ),
+            (true, true) => errs.forbidden(
+                path,
+                "must specify exactly one of inlineVolumeSpec and persistentVolumeName",
+            ),
             _ => {}
         }
     }
