@@ -1,5 +1,6 @@
 //! What every request needs: the kinds, the storage, the rules.
 
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -24,6 +25,8 @@ pub struct ApiServer {
     pub auth: Auth,
     pub event_ttl: Duration,
     pub stop: CancellationToken,
+    /// The bootstrap objects have been written.
+    pub started: AtomicBool,
     /// Upgraded connections (exec, port-forward), which outlive their request.
     pub tunnels: Mutex<JoinSet<()>>,
 }

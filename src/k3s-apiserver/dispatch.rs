@@ -46,6 +46,10 @@ async fn object(
         return Err(Status::method_not_allowed());
     }
     if kind.has_verb("create") && !kind.has_verb("list") {
+        if kind.kind == "Binding" {
+            let pods = call.server.kinds.get("", "v1", "pods").ok_or_else(Status::no_resource)?;
+            return verbs::binding::bind(call, pods, read_body(body).await?).await;
+        }
         return verbs::review::serve(call, kind, read_body(body).await?).await;
     }
     match verb {

@@ -61,6 +61,8 @@ fn checks(call: &Call<'_>, kind: &str) -> Vec<Check> {
     let mut all = vec![Check { name: "ping", ok: true }, Check { name: "log", ok: true }];
     all.push(Check { name: "etcd", ok: loaded });
     if kind == "readyz" {
+        let started = call.server.started.load(std::sync::atomic::Ordering::Acquire);
+        all.push(Check { name: "poststarthook/rbac/bootstrap-roles", ok: started });
         all.push(Check { name: "etcd-readiness", ok: loaded });
         all.push(Check { name: "informer-sync", ok: loaded });
         all.push(Check { name: "shutdown", ok: !call.server.stop.is_cancelled() });

@@ -1,6 +1,7 @@
 //! Start and stop: from flags to a serving API server.
 
 use std::net::SocketAddr;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -9,6 +10,7 @@ use api::resources::Resource;
 use daemon::{ConfigError, Listener};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
+use tracing::{info, warn};
 
 use crate::api_server::ApiServer;
 use crate::args::Args;
@@ -16,9 +18,12 @@ use crate::auth::Auth;
 use crate::cluster::{Cluster, ClusterOptions};
 use crate::kinds::Kinds;
 use crate::metrics::Metrics;
-use crate::server;
 use crate::storage::{Storage, Writers, feed};
 use crate::tls::{Files, Tls};
+use crate::{server, startup};
+
+/// How long the store may be away before that is said.
+const PATIENCE: Duration = Duration::from_secs(10);
 
 /// Runs the API server until `cx.stop`.
 pub async fn run(cx: daemon::Context, args: Args) -> anyhow::Result<()> {
@@ -38,7 +43,11 @@ pub async fn run(cx: daemon::Context, args: Args) -> anyhow::Result<()> {
     tasks.spawn(server::serve(server.clone(), listener, tls, cx.stop.clone()));
     tokio::select! {
         () = cx.stop.cancelled() => {}
-        _ = server.storage.reached(1, Duration::MAX) => {
+        filled = fill(&server) => {
+            if let Err(err) = filled {
+                warn!(err = %format_args!("{err:#}"), "Could not write all bootstrap objects, going on");
+            }
+            server.started.store(true, Ordering::Release);
             cx.ready();
             cx.status("Serving");
         }
@@ -53,6 +62,14 @@ pub async fn run(cx: daemon::Context, args: Args) -> anyhow::Result<()> {
     }
     server.end_tunnels().await;
     result
+}
+
+/// Waits for the caches, then writes what a fresh cluster has.
+async fn fill(server: &ApiServer) -> anyhow::Result<()> {
+    while server.storage.reached(1, PATIENCE).await.is_none() {
+        info!("Waiting for the store");
+    }
+    startup::run(server).await
 }
 
 fn make(args: Args, stop: CancellationToken) -> anyhow::Result<ApiServer> {
@@ -84,6 +101,7 @@ fn make(args: Args, stop: CancellationToken) -> anyhow::Result<ApiServer> {
         metrics: Metrics::default(),
         auth,
         stop,
+        started: AtomicBool::new(false),
         tunnels: Mutex::new(JoinSet::new()),
         args,
     })

@@ -48,7 +48,8 @@ struct Meta {
 }
 
 impl Entry {
-    /// Makes an entry of what the store returned: JSON without a resourceVersion.
+    /// Makes an entry of what the store returned: JSON without a resourceVersion. Revision 0 (a dry
+    /// run) leaves it out.
     pub fn parse(
         key: &str,
         revision: i64,
@@ -131,6 +132,10 @@ fn splice(
     let (before, rest) = stored.split_at(at);
     let Some(rest) = rest.strip_prefix(b"{") else { bail!("metadata is no object") };
     let empty = meta.get(1..).is_some_and(|inner| inner.trim_start().starts_with('}'));
+    if revision == 0 {
+        let item = item_start(before, at)?;
+        return Ok((Bytes::copy_from_slice(stored), item, (0, 0)));
+    }
     let head = "{\"resourceVersion\":\"";
     let field = format!("{head}{revision}\"{}", if empty { "" } else { "," });
     let from = u32::try_from(at + head.len())?;
@@ -139,14 +144,19 @@ fn splice(
     bytes.extend_from_slice(before);
     bytes.extend_from_slice(field.as_bytes());
     bytes.extend_from_slice(rest);
+    let item = item_start(before, at)?;
+    Ok((bytes.into(), item, digits))
+}
+
+/// Where the part without `kind` and `apiVersion` starts, when they are all that comes before.
+fn item_start(before: &[u8], at: usize) -> anyhow::Result<u32> {
     let name = br#""metadata":"#;
     let ours = before.starts_with(br#"{"kind":""#) && before.ends_with(name);
-    let item = if ours && before.iter().filter(|byte| **byte == b',').count() == 2 {
-        u32::try_from(at - name.len()).unwrap_or_default()
+    if ours && before.iter().filter(|byte| **byte == b',').count() == 2 {
+        Ok(u32::try_from(at - name.len())?)
     } else {
-        0
-    };
-    Ok((bytes.into(), item, digits))
+        Ok(0)
+    }
 }
 
 /// The texts of the selectable fields.

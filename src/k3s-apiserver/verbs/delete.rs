@@ -33,7 +33,7 @@ const ORPHAN: &str = "orphan";
 const FOREGROUND: &str = "foregroundDeletion";
 
 /// What became of the object.
-enum Deleted {
+pub enum Deleted {
     /// It is gone; this was its last state.
     Gone(Arc<Entry>),
     /// It stays until others have done their part.
@@ -54,7 +54,7 @@ pub async fn delete(call: &Call<'_>, kind: &Kind, body: Bytes) -> Result<Respons
             render::one(call, kind, accept, StatusCode::OK, Thing::Entry(entry))
         }
         Deleted::Gone(entry) => {
-            let tree = success(kind, name, &entry.uid);
+            let tree = deleted_status(kind, name, &entry.uid);
             let accept = Accept { shape: crate::negotiate::Shape::Whole, ..accept };
             render::one(call, kind, accept, StatusCode::OK, Thing::Tree(tree))
         }
@@ -63,7 +63,7 @@ pub async fn delete(call: &Call<'_>, kind: &Kind, body: Bytes) -> Result<Respons
     Ok(response)
 }
 
-fn success(kind: &Kind, name: &str, uid: &str) -> Value {
+fn deleted_status(kind: &Kind, name: &str, uid: &str) -> Value {
     let mut details = json!({"name": name, "kind": kind.plural, "uid": uid});
     if !kind.group.is_empty() {
         details["group"] = kind.group.as_str().into();
@@ -114,7 +114,7 @@ fn draft<'a>(
 }
 
 /// Deletes one object, or begins to.
-async fn delete_object(
+pub async fn delete_object(
     draft: &mut Draft<'_>,
     name: &str,
     options: &DeleteOptions,

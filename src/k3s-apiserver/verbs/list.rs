@@ -5,7 +5,8 @@ use std::sync::Arc;
 
 use apimachinery::decode::Media;
 use base64::Engine;
-use base64::engine::general_purpose::{STANDARD_NO_PAD, URL_SAFE_NO_PAD};
+use base64::alphabet::URL_SAFE;
+use base64::engine::general_purpose::{GeneralPurpose, GeneralPurposeConfig, URL_SAFE_NO_PAD};
 use bytes::{BufMut, Bytes, BytesMut};
 use futures::stream;
 use http::{Response, StatusCode};
@@ -25,6 +26,14 @@ use crate::negotiate::{Accept, Shape};
 use crate::status::Status;
 use crate::storage::entry::Entry;
 use crate::storage::store::{State, Store};
+
+/// Go's decoder takes stray bits at the end.
+const LENIENT: GeneralPurpose = GeneralPurpose::new(
+    &URL_SAFE,
+    GeneralPurposeConfig::new()
+        .with_decode_allow_trailing_bits(true)
+        .with_decode_padding_mode(base64::engine::DecodePaddingMode::RequireNone),
+);
 
 /// Bytes gathered before they are handed to the connection.
 const CHUNK: usize = 64 << 10;
@@ -166,7 +175,7 @@ fn decode_token(text: &str) -> Result<Token, Status> {
     };
     let raw = URL_SAFE_NO_PAD
         .decode(text)
-        .or_else(|_| STANDARD_NO_PAD.decode(text))
+        .or_else(|_| LENIENT.decode(text))
         .map_err(|_| bad("illegal base64 data"))?;
     let token: Token = serde_json::from_slice(&raw).map_err(|_| match raw.first() {
         Some(first) if *first != b'{' => bad(&format!(
@@ -208,6 +217,10 @@ pub fn render(call: &Call<'_>, kind: &Kind, accept: Accept, page: Page) -> Respo
         return gather(call, kind, &meta, page.entries);
     }
     let trees: Vec<Value> = page.entries.iter().map(|entry| object::served(kind, entry)).collect();
+    if accept.media == Media::Protobuf {
+        let bytes = object::protobuf_list(kind, accept, &meta, &trees);
+        return answer(StatusCode::OK, accept.content_type(), full(bytes));
+    }
     let tree = match accept.shape {
         Shape::Table => table(call, kind, accept, meta, &trees, Head::With),
         Shape::Partial => json!({
@@ -231,7 +244,7 @@ pub fn render(call: &Call<'_>, kind: &Kind, accept: Accept, page: Page) -> Respo
                 "items": items})
         }
     };
-    answer(StatusCode::OK, accept.content_type(), full(encode(accept.media, kind, &tree)))
+    answer(StatusCode::OK, accept.content_type(), full(encode(accept.media, &tree)))
 }
 
 /// JSON made of the cached bytes, at most a chunk of it at a time.

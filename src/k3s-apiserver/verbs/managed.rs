@@ -46,7 +46,11 @@ pub fn apply(
     let reset = reset(draft.kind, draft.subresource);
     let versions = Others::of(draft);
     let managers = field_manager(draft, &reset, &versions);
-    managers.apply(live, config, manager, draft.options.force, draft.now).map_err(|err| match err {
+    managers.apply(live, config, manager, draft.options.force, draft.now).map_err(refused)
+}
+
+fn refused(err: ApplyError) -> Status {
+    match err {
         ApplyError::BadRequest(message) => Status::bad_request(message),
         ApplyError::Internal(message) => Status::plain(message),
         ApplyError::Conflicts(conflicts) => {
@@ -65,7 +69,7 @@ pub fn apply(
             status.details = serde_json::json!({"causes": causes});
             status
         }
-    })
+    }
 }
 
 /// Keeps the managers' times when nothing else changed.
@@ -126,4 +130,45 @@ impl Versions for Others<'_> {
         to_version(self.kind, &mut object, &from, api_version);
         Some((object, other.node()))
     }
+}
+
+/// The field manager of a Scale.
+fn scale_manager<'a>(
+    draft: &'a Draft<'_>,
+    node: Node<'a>,
+    versions: &'a Others<'a>,
+) -> FieldManager<'a> {
+    FieldManager {
+        node,
+        api_version: "autoscaling/v1",
+        kind: "Scale",
+        subresource: draft.subresource,
+        reset: Reset::Nothing,
+        versions,
+    }
+}
+
+/// Records who changed a Scale.
+pub fn record_scale(
+    draft: &Draft<'_>,
+    node: Node<'_>,
+    old: &Value,
+    new: &mut Value,
+    manager: &str,
+) {
+    let versions = Others::of(draft);
+    scale_manager(draft, node, &versions).update(Some(old), new, manager, draft.now);
+}
+
+/// Applies a Scale.
+pub fn apply_scale(
+    draft: &Draft<'_>,
+    node: Node<'_>,
+    live: &Value,
+    config: &Value,
+    manager: &str,
+) -> Result<Value, Status> {
+    let versions = Others::of(draft);
+    let managers = scale_manager(draft, node, &versions);
+    managers.apply(Some(live), config, manager, draft.options.force, draft.now).map_err(refused)
 }

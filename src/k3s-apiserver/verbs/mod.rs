@@ -1,7 +1,9 @@
 //! The verbs, one file each, for every kind alike.
 
+pub mod binding;
 pub mod create;
 pub mod delete;
+pub mod eviction;
 pub mod get;
 pub mod list;
 pub mod managed;
@@ -10,6 +12,7 @@ pub mod options;
 pub mod patch;
 pub mod render;
 pub mod review;
+pub mod scale;
 pub mod select;
 pub mod subresource;
 pub mod table;

@@ -2,8 +2,10 @@
 
 use std::io::Write;
 
+use api::schema::Node;
 use apimachinery::decode::{self, Expected, FieldValidation, Media};
 use apimachinery::encode::canonicalize;
+use apimachinery::protobuf;
 use bytes::Bytes;
 use http::header::{ACCEPT_ENCODING, CONTENT_ENCODING, HeaderValue, VARY};
 use http::{HeaderMap, Response};
@@ -12,7 +14,7 @@ use serde_json::{Value, json};
 use crate::body::{Body, full};
 use crate::filter::Call;
 use crate::kinds::Kind;
-use crate::negotiate::content;
+use crate::negotiate::{Accept, Shape, content};
 use crate::registry::Object;
 use crate::status::Status;
 use crate::storage::entry::Entry;
@@ -92,13 +94,51 @@ pub fn to_yaml(tree: &Value) -> String {
     serde_saphyr::to_string(tree).unwrap_or_default()
 }
 
-pub fn to_protobuf(_tree: &Value) -> Vec<u8> {
-    Vec::new()
+/// A built-in object, a partial object or a Status in protobuf.
+pub fn to_protobuf(tree: &Value) -> Vec<u8> {
+    match protobuf_node(tree) {
+        Some(node) => protobuf::encode_object(tree, node),
+        None => Vec::new(),
+    }
+}
+
+/// The schema of an object by its own kind.
+fn protobuf_node(tree: &Value) -> Option<Node<'static>> {
+    let version = tree["apiVersion"].as_str()?;
+    let kind = tree["kind"].as_str()?;
+    if kind == "Status" || version.starts_with("meta.k8s.io/") {
+        return api::schema::definition(&format!("{META}{kind}"));
+    }
+    let (group, version) = version.split_once('/').unwrap_or(("", version));
+    api::schema::kind(group, version, kind)
+}
+
+const META: &str = "io.k8s.apimachinery.pkg.apis.meta.v1.";
+
+/// A list in protobuf: whole objects or partial ones.
+pub fn protobuf_list(kind: &Kind, accept: Accept, meta: &Value, trees: &[Value]) -> Vec<u8> {
+    let partial_version = format!("meta.k8s.io/{}", accept.meta_version);
+    let (version, list, node) = match accept.shape {
+        Shape::Partial => {
+            let name = format!("{META}PartialObjectMetadata");
+            let node = api::schema::definition(&name).unwrap_or_else(|| kind.node());
+            (partial_version.as_str(), "PartialObjectMetadataList", node)
+        }
+        _ => (kind.api_version.as_str(), kind.list_kind.as_str(), kind.node()),
+    };
+    let items: Vec<Vec<u8>> = trees
+        .iter()
+        .map(|tree| match accept.shape {
+            Shape::Partial => protobuf::encode(&json!({"metadata": tree["metadata"]}), node),
+            _ => protobuf::encode(tree, node),
+        })
+        .collect();
+    protobuf::encode_list(version, list, meta, items.iter().map(Vec::as_slice))
 }
 
 /// One watch event: a length and a `WatchEvent` message.
-pub fn protobuf_frame(_what: &str, _tree: &Value) -> Vec<u8> {
-    Vec::new()
+pub fn protobuf_frame(what: &str, tree: &Value) -> Vec<u8> {
+    protobuf::watch_frame(what, &to_protobuf(tree))
 }
 
 /// Does the client take gzip?

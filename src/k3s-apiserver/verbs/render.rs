@@ -42,17 +42,28 @@ pub fn one(
 ) -> Response<Body> {
     let bytes = match (&thing, accept.shape, accept.media) {
         (Thing::Entry(entry), Shape::Whole, Media::Json) if kind.is_stored() => entry.bytes.clone(),
-        (_, Shape::Whole, _) => encode(accept.media, kind, &thing.tree(kind)),
-        (_, Shape::Partial, _) => encode(accept.media, kind, &partial(accept, &thing.tree(kind))),
+        (_, Shape::Whole, _) => encode(accept.media, &thing.tree(kind)),
+        (_, Shape::Partial, _) => encode(accept.media, &partial(accept, &thing.tree(kind))),
         (_, Shape::Table, _) => {
             let tree = thing.tree(kind);
             let revision = tree["metadata"]["resourceVersion"].as_str().unwrap_or_default();
             let meta = json!({"resourceVersion": revision});
             let table = table::table(call, kind, accept, meta, &[tree.clone()], table::Head::With);
-            encode(accept.media, kind, &table)
+            encode(accept.media, &table)
         }
     };
     answer(code, accept.content_type(), full(bytes))
+}
+
+/// A `Status` of success.
+pub fn success(code: StatusCode) -> Value {
+    json!({"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success",
+        "code": code.as_u16()})
+}
+
+/// An answer with a `Status`.
+pub fn status(accept: Accept, code: StatusCode, status: &Value) -> Response<Body> {
+    answer(code, accept.content_type(), full(encode(accept.media, status)))
 }
 
 /// Metadata only.
@@ -65,7 +76,7 @@ pub fn partial(accept: Accept, tree: &Value) -> Value {
 }
 
 /// The bytes of a tree.
-pub fn encode(media: Media, _kind: &Kind, tree: &Value) -> Bytes {
+pub fn encode(media: Media, tree: &Value) -> Bytes {
     match media {
         Media::Json => format!("{tree}\n").into(),
         Media::Yaml => object::to_yaml(tree).into(),

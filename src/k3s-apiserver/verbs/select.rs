@@ -47,7 +47,7 @@ impl Filter {
                 "metadata.namespace" if kind.namespaced => Field::Namespace,
                 other => match selectable.iter().position(|field| field.name == other) {
                     Some(at) => Field::Other(at),
-                    None => return Err(unknown(kind, selectable, other)),
+                    None => return Err(unknown(selectable, other)),
                 },
             };
             fields.push(Term { field, equal: term.equal, value: term.value });
@@ -80,13 +80,9 @@ impl Filter {
     }
 }
 
-fn unknown(kind: &Kind, selectable: &[Selectable], name: &str) -> Status {
+fn unknown(selectable: &[Selectable], name: &str) -> Status {
     if selectable.is_empty() {
-        let known = if kind.namespaced {
-            "\"metadata.name\", \"metadata.namespace\""
-        } else {
-            "\"metadata.name\""
-        };
+        let known = "\"metadata.name\", \"metadata.namespace\"";
         return Status::bad_request(format!(
             "\"{name}\" is not a known field selector: only {known}"
         ));

@@ -3,10 +3,11 @@
 use http::{Method, Response};
 use hyper::body::Incoming;
 
-use super::{get, patch, review, update};
+use super::{binding, eviction, get, patch, review, scale, update};
 use crate::body::Body;
 use crate::filter::{Call, read_body};
 use crate::kinds::Kind;
+use crate::proxy;
 use crate::status::Status;
 
 /// Answers a request below an object.
@@ -25,8 +26,19 @@ pub async fn serve(call: &Call<'_>, kind: &Kind, body: Incoming) -> Result<Respo
             _ => Err(Status::method_not_allowed()),
         };
     }
-    if kind.resource == "serviceaccounts" && sub.name == "token" {
-        return review::token(call, kind, sub, read_body(body).await?).await;
+    match (kind.resource.as_str(), sub.name.as_str()) {
+        ("serviceaccounts", "token") => {
+            return review::token(call, kind, sub, read_body(body).await?).await;
+        }
+        (_, "scale") => return scale::serve(call, kind, sub, read_body(body).await?).await,
+        ("pods", "binding") => return binding::bind(call, kind, read_body(body).await?).await,
+        ("pods", "eviction") => {
+            return eviction::evict(call, kind, sub, read_body(body).await?).await;
+        }
+        (_, "log" | "exec" | "attach" | "portforward" | "proxy") => {
+            return proxy::serve(call, kind, body).await;
+        }
+        _ => {}
     }
     Err(Status::plain(format!("{}/{} is not served yet", kind.plural, sub.name)))
 }

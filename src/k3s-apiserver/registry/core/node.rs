@@ -17,6 +17,10 @@ const EFFECTS: &[&str] = &["NoSchedule", "PreferNoSchedule", "NoExecute"];
 pub(super) struct Node;
 
 impl Strategy for Node {
+    fn keeps_status_on_create(&self) -> bool {
+        true
+    }
+
     fn resource(&self) -> &'static str {
         "nodes"
     }

@@ -1,0 +1,406 @@
+//! Requests that others answer: logs, exec, attach and port-forward by the pod's kubelet, proxies
+//! by kubelets, pods and services.
+//!
+//! An upgrade (SPDY or WebSocket) is handed through whole: we copy bytes both ways and the kubelet
+//! speaks the protocol. Knows nothing of it.
+
+use std::net::{IpAddr, SocketAddr};
+use std::pin::Pin;
+use std::sync::{Arc, PoisonError};
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures::stream;
+use http::header::{AUTHORIZATION, CONNECTION, HOST, HeaderValue, UPGRADE};
+use http::{HeaderMap, Method, Request, Response, StatusCode, Uri};
+use http_body_util::{BodyExt, Either, Full};
+use hyper::body::Incoming;
+use hyper::client::conn::http1;
+use hyper::upgrade::OnUpgrade;
+use hyper_util::rt::TokioIo;
+use rustls::RootCertStore;
+use rustls_pki_types::pem::PemObject;
+use rustls_pki_types::{PrivateKeyDer, ServerName};
+use serde_json::Value;
+use tokio::io::{AsyncRead, AsyncWrite, copy_bidirectional};
+use tokio::net::TcpStream;
+use tokio::time::timeout;
+use tracing::debug;
+
+use crate::api_server::ApiServer;
+use crate::args::Args;
+use crate::body::Body;
+use crate::filter::Call;
+use crate::kinds::Kind;
+use crate::status::Status;
+use crate::tls::certificates;
+
+const CONNECT_MAX: Duration = Duration::from_secs(10);
+const KUBELET_PORT: u16 = 10250;
+
+/// Headers that end at each hop.
+const HOP: [&str; 8] = [
+    "connection",
+    "keep-alive",
+    "proxy-authenticate",
+    "proxy-authorization",
+    "te",
+    "trailer",
+    "transfer-encoding",
+    "upgrade",
+];
+
+type Sent = Either<Incoming, Full<Bytes>>;
+trait Io: AsyncRead + AsyncWrite + Send + Unpin {}
+impl<T: AsyncRead + AsyncWrite + Send + Unpin> Io for T {}
+
+/// Serves `log`, `exec`, `attach`, `portforward` and `proxy`.
+pub async fn serve(call: &Call<'_>, kind: &Kind, body: Incoming) -> Result<Response<Body>, Status> {
+    let info = &call.info;
+    match (kind.resource.as_str(), info.subresource.as_str()) {
+        ("pods", "log") => {
+            let (pod, target) = scheduled(call, kind).await?;
+            let container = container(&pod, call)?;
+            let path = format!("/containerLogs/{}/{}/{container}", info.namespace, info.name);
+            let query = rest_of_query(call, &["container"]);
+            forward(call, target, &path, &query, body).await
+        }
+        ("pods", what @ ("exec" | "attach")) => {
+            let (pod, target) = scheduled(call, kind).await?;
+            let container = container(&pod, call)?;
+            let path = format!("/{what}/{}/{}/{container}", info.namespace, info.name);
+            forward(call, target, &path, &stream_query(call), body).await
+        }
+        ("pods", "portforward") => {
+            let (_, target) = scheduled(call, kind).await?;
+            let path = format!("/portForward/{}/{}", info.namespace, info.name);
+            let query = rest_of_query(call, &[]).replace("ports=", "port=");
+            forward(call, target, &path, &query, body).await
+        }
+        (_, "proxy") => {
+            let target = proxied(call, kind).await?;
+            let path = format!("/{}", info.rest);
+            forward(call, target, &path, call.parts.uri.query().unwrap_or_default(), body).await
+        }
+        _ => Err(Status::no_resource()),
+    }
+}
+
+/// Where a request goes.
+struct Target {
+    address: SocketAddr,
+    scheme: Scheme,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Scheme {
+    Plain,
+    /// A kubelet, with our client certificate.
+    Kubelet,
+}
+
+/// The pod and its kubelet.
+async fn scheduled(call: &Call<'_>, kind: &Kind) -> Result<(Value, Target), Status> {
+    let server = call.server;
+    server.storage.settled().await?;
+    let name = &call.info.name;
+    let pod = server.cluster.get("pods", &call.info.namespace, name);
+    let pod = pod.ok_or_else(|| Status::not_found(kind.about(name)))?.object();
+    let node = pod["spec"]["nodeName"].as_str().unwrap_or_default();
+    if node.is_empty() {
+        return Err(Status::bad_request(format!("pod {name} does not have a host assigned")));
+    }
+    let target = kubelet(server, node)?;
+    Ok((pod, target))
+}
+
+/// A node's kubelet, by the preferred kinds of addresses.
+fn kubelet(server: &ApiServer, node: &str) -> Result<Target, Status> {
+    let entry = server.cluster.get("nodes", "", node);
+    let entry = entry.ok_or_else(|| {
+        Status::internal(format!("error getting node {node}: nodes \"{node}\" not found"))
+    })?;
+    let object = entry.object();
+    let port = object["status"]["daemonEndpoints"]["kubeletEndpoint"]["Port"].as_u64();
+    let port = port.and_then(|port| u16::try_from(port).ok()).filter(|port| *port != 0);
+    let addresses = object["status"]["addresses"].as_array().cloned().unwrap_or_default();
+    for wanted in &server.args.kubelet_preferred_address_types {
+        for address in addresses.iter().filter(|address| address["type"] == wanted.as_str()) {
+            let ip: Option<IpAddr> = address["address"].as_str().and_then(|text| text.parse().ok());
+            if let Some(ip) = ip {
+                let address = SocketAddr::new(ip, port.unwrap_or(KUBELET_PORT));
+                return Ok(Target { address, scheme: Scheme::Kubelet });
+            }
+        }
+    }
+    Err(Status::internal(format!("no preferred addresses found for node {node}")))
+}
+
+/// The container that is meant: the one that is named, or the only one.
+fn container(pod: &Value, call: &Call<'_>) -> Result<String, Status> {
+    let names = |list: &str| -> Vec<String> {
+        let containers = pod["spec"][list].as_array().into_iter().flatten();
+        containers.filter_map(|one| one["name"].as_str().map(str::to_owned)).collect()
+    };
+    let (main, init, ephemeral) =
+        (names("containers"), names("initContainers"), names("ephemeralContainers"));
+    let name = &call.info.name;
+    match call.query.text("container") {
+        "" => match main.as_slice() {
+            [only] => Ok(only.clone()),
+            _ => {
+                let mut text = format!(
+                    "a container name must be specified for pod {name}, choose one of: [{}]",
+                    main.join(" ")
+                );
+                if !init.is_empty() {
+                    text.push_str(&format!(" or one of the init containers: [{}]", init.join(" ")));
+                }
+                Err(Status::bad_request(text))
+            }
+        },
+        wanted => {
+            let known = [&main, &init, &ephemeral];
+            if known.iter().any(|list| list.iter().any(|have| have == wanted)) {
+                return Ok(wanted.to_owned());
+            }
+            let text = format!("container {wanted} is not valid for pod {name}");
+            Err(Status::bad_request(text))
+        }
+    }
+}
+
+/// The parameters but these, as the client wrote them.
+fn rest_of_query(call: &Call<'_>, without: &[&str]) -> String {
+    let query = call.parts.uri.query().unwrap_or_default();
+    let keep = |part: &&str| !without.contains(&part.split('=').next().unwrap_or_default());
+    query.split('&').filter(keep).collect::<Vec<_>>().join("&")
+}
+
+/// The parameters of exec and attach under the kubelet's names.
+fn stream_query(call: &Call<'_>) -> String {
+    let mut parts: Vec<String> = Vec::new();
+    for (ours, kubelets) in
+        [("stdin", "input"), ("stdout", "output"), ("stderr", "error"), ("tty", "tty")]
+    {
+        if call.query.flag(ours) {
+            parts.push(format!("{kubelets}=1"));
+        }
+    }
+    let query = call.parts.uri.query().unwrap_or_default();
+    parts.extend(query.split('&').filter(|part| part.starts_with("command=")).map(str::to_owned));
+    parts.join("&")
+}
+
+/// The other end of `…/proxy`: `[scheme:]name[:port]`.
+async fn proxied(call: &Call<'_>, kind: &Kind) -> Result<Target, Status> {
+    let server = call.server;
+    server.storage.settled().await?;
+    let mut parts: Vec<&str> = call.info.name.split(':').collect();
+    if parts.len() == 3 {
+        parts.remove(0);
+    }
+    let (name, port) = (parts[0], parts.get(1).copied().unwrap_or_default());
+    let namespace = call.info.namespace.as_str();
+    let missing = || Status::not_found(kind.about(name));
+    match kind.resource.as_str() {
+        "nodes" => {
+            let mut target = kubelet(server, name)?;
+            if let Ok(port) = port.parse() {
+                target.address.set_port(port);
+            }
+            Ok(target)
+        }
+        "pods" => {
+            let pod = server.cluster.get("pods", namespace, name).ok_or_else(missing)?.object();
+            let ip: Option<IpAddr> =
+                pod["status"]["podIP"].as_str().and_then(|text| text.parse().ok());
+            let ip = ip.ok_or_else(|| Status::unavailable("address not allowed: no pod IP"))?;
+            let first = &pod["spec"]["containers"][0]["ports"][0]["containerPort"];
+            let port = port.parse().ok().or(first.as_u64().and_then(|port| port.try_into().ok()));
+            let address = SocketAddr::new(ip, port.unwrap_or(80));
+            Ok(Target { address, scheme: Scheme::Plain })
+        }
+        "services" => {
+            let service =
+                server.cluster.get("services", namespace, name).ok_or_else(missing)?.object();
+            let address = endpoint(server, namespace, name, &service, port).ok_or_else(|| {
+                Status::unavailable(format!("no endpoints available for service \"{name}\""))
+            })?;
+            Ok(Target { address, scheme: Scheme::Plain })
+        }
+        _ => Err(Status::no_resource()),
+    }
+}
+
+/// A ready endpoint of a service's port, given by number or name.
+fn endpoint(
+    server: &ApiServer,
+    namespace: &str,
+    name: &str,
+    service: &Value,
+    port: &str,
+) -> Option<SocketAddr> {
+    let ports = service["spec"]["ports"].as_array()?;
+    let wanted = ports
+        .iter()
+        .find(|have| port.is_empty() || have["name"] == port || have["port"].to_string() == port)?;
+    let wanted = wanted["name"].as_str().unwrap_or_default();
+    for slice in server.cluster.list("endpointslices.discovery.k8s.io", namespace) {
+        if slice.label("kubernetes.io/service-name") != Some(name) {
+            continue;
+        }
+        let slice = slice.object();
+        let port = slice["ports"]
+            .as_array()
+            .into_iter()
+            .flatten()
+            .find(|have| have["name"].as_str().unwrap_or_default() == wanted)
+            .and_then(|have| have["port"].as_u64())
+            .and_then(|port| u16::try_from(port).ok());
+        let ready = slice["endpoints"].as_array().into_iter().flatten().find_map(|endpoint| {
+            if endpoint["conditions"]["ready"] == false {
+                return None;
+            }
+            endpoint["addresses"][0].as_str()?.parse::<IpAddr>().ok()
+        });
+        if let (Some(port), Some(ip)) = (port, ready) {
+            return Some(SocketAddr::new(ip, port));
+        }
+    }
+    None
+}
+
+/// Sends the request on and the answer back.
+async fn forward(
+    call: &Call<'_>,
+    target: Target,
+    path: &str,
+    query: &str,
+    body: Incoming,
+) -> Result<Response<Body>, Status> {
+    let address = target.address;
+    let failed = |why: String| Status::internal(format!("error dialing backend: {why}"));
+    let io = match timeout(CONNECT_MAX, connect(&call.server.args, &target)).await {
+        Ok(Ok(io)) => io,
+        Ok(Err(err)) => return Err(failed(format!("dial {address}: {err:#}"))),
+        Err(_) => return Err(failed(format!("dial {address}: timed out"))),
+    };
+    let (mut sender, connection) = http1::handshake::<_, Sent>(TokioIo::new(io))
+        .await
+        .map_err(|err| failed(err.to_string()))?;
+    run(call.server, async move {
+        if let Err(err) = connection.with_upgrades().await {
+            debug!(%address, %err, "Lost a proxied connection");
+        }
+    });
+    let upgrade = call.parts.headers.get(UPGRADE).cloned();
+    let request = outgoing(call, &target, path, query, body, upgrade.as_ref())?;
+    let mut response = sender.send_request(request).await.map_err(|err| failed(err.to_string()))?;
+    if response.status() == StatusCode::SWITCHING_PROTOCOLS {
+        join(call, &mut response)?;
+        let (parts, _) = response.into_parts();
+        return Ok(Response::from_parts(parts, crate::body::full("")));
+    }
+    let (mut parts, body) = response.into_parts();
+    for name in HOP {
+        parts.headers.remove(name);
+    }
+    // The sender lives as long as the answer: dropping it ends the connection.
+    let pieces = stream::unfold((body, sender), |(mut body, sender)| async move {
+        loop {
+            let frame = body.frame().await?.ok()?;
+            if let Ok(data) = frame.into_data() {
+                return Some((data, (body, sender)));
+            }
+        }
+    });
+    Ok(Response::from_parts(parts, crate::body::stream(pieces)))
+}
+
+fn outgoing(
+    call: &Call<'_>,
+    target: &Target,
+    path: &str,
+    query: &str,
+    body: Incoming,
+    upgrade: Option<&HeaderValue>,
+) -> Result<Request<Sent>, Status> {
+    let uri = if query.is_empty() { path.to_owned() } else { format!("{path}?{query}") };
+    let uri: Uri = uri.parse().map_err(|_| Status::bad_request("the path cannot be proxied"))?;
+    let empty = call.parts.method == Method::GET || upgrade.is_some();
+    let body = if empty { Either::Right(Full::default()) } else { Either::Left(body) };
+    let mut request = Request::new(body);
+    *request.method_mut() = call.parts.method.clone();
+    *request.uri_mut() = uri;
+    let mut headers: HeaderMap = call.parts.headers.clone();
+    for name in HOP {
+        headers.remove(name);
+    }
+    headers.remove(AUTHORIZATION);
+    let host = target.address.to_string();
+    headers.insert(HOST, HeaderValue::from_str(&host).map_err(Status::internal)?);
+    if let Some(upgrade) = upgrade {
+        headers.insert(CONNECTION, HeaderValue::from_static("Upgrade"));
+        headers.insert(UPGRADE, upgrade.clone());
+    }
+    *request.headers_mut() = headers;
+    Ok(request)
+}
+
+/// Copies bytes both ways between the two upgraded connections until both have ended.
+fn join(call: &Call<'_>, response: &mut Response<Incoming>) -> Result<(), Status> {
+    let ours = call.parts.extensions.get::<OnUpgrade>().cloned();
+    let ours =
+        ours.ok_or_else(|| Status::bad_request("the connection cannot be upgraded: use HTTP/1.1"))?;
+    let theirs = hyper::upgrade::on(response);
+    run(call.server, async move {
+        let (Ok(ours), Ok(theirs)) = tokio::join!(ours, theirs) else { return };
+        let (mut ours, mut theirs) = (TokioIo::new(ours), TokioIo::new(theirs));
+        if let Err(err) = copy_bidirectional(&mut ours, &mut theirs).await {
+            debug!(%err, "Lost an upgraded connection");
+        }
+    });
+    Ok(())
+}
+
+/// A task that lives longer than its request, in the server's set.
+fn run(server: &Arc<ApiServer>, task: impl Future<Output = ()> + Send + 'static) {
+    let mut tunnels = server.tunnels.lock().unwrap_or_else(PoisonError::into_inner);
+    while tunnels.try_join_next().is_some() {}
+    tunnels.spawn(task);
+}
+
+async fn connect(args: &Args, target: &Target) -> anyhow::Result<Pin<Box<dyn Io>>> {
+    let stream = TcpStream::connect(target.address).await?;
+    stream.set_nodelay(true)?;
+    if target.scheme == Scheme::Plain {
+        return Ok(Box::pin(stream));
+    }
+    let config = Arc::new(client_config(args)?);
+    let name = ServerName::IpAddress(target.address.ip().into());
+    let stream = tokio_rustls::TlsConnector::from(config).connect(name, stream).await?;
+    Ok(Box::pin(stream))
+}
+
+/// TLS towards kubelets; read for each connection, so renewed certificates are used at once.
+fn client_config(args: &Args) -> anyhow::Result<rustls::ClientConfig> {
+    let missing = |flag: &str| anyhow::anyhow!("{flag} is not set");
+    let ca = args.kubelet_certificate_authority.as_ref();
+    let ca = ca.ok_or_else(|| missing("--kubelet-certificate-authority"))?;
+    let mut roots = RootCertStore::empty();
+    for certificate in certificates(ca)? {
+        roots.add(certificate)?;
+    }
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let builder = rustls::ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()?
+        .with_root_certificates(roots);
+    let (Some(cert), Some(key)) = (&args.kubelet_client_certificate, &args.kubelet_client_key)
+    else {
+        return Err(missing("--kubelet-client-certificate"));
+    };
+    let key = PrivateKeyDer::from_pem_file(key)
+        .map_err(|err| anyhow::anyhow!("read key {}: {err}", key.display()))?;
+    Ok(builder.with_client_auth_cert(certificates(cert)?, key)?)
+}
