@@ -141,17 +141,17 @@ fn document(value: &Value) -> Response<Body> {
     answer(StatusCode::OK, JSON, full(value.to_string()))
 }
 
+fn is_served(call: &Call<'_>, r: &api::resources::Resource) -> bool {
+    call.server.kinds.get(r.group, r.version, r.plural).is_some()
+}
+
 fn openapi_v2(call: &Call<'_>) -> Result<Response<Body>, Status> {
     Accept::read(&call.parts.headers)?;
-    let kinds = &call.server.kinds;
-    let served = |r: &api::resources::Resource| kinds.get(r.group, r.version, r.plural).is_some();
-    Ok(document(&openapi::v2::document(served)))
+    Ok(document(&openapi::v2::document(|r| is_served(call, r))))
 }
 
 fn openapi_document(call: &Call<'_>, group: &str, version: &str) -> Option<Value> {
-    let kinds = &call.server.kinds;
-    let served = |r: &api::resources::Resource| kinds.get(r.group, r.version, r.plural).is_some();
-    openapi::v3::document(group, version, served)
+    openapi::v3::document(group, version, |r| is_served(call, r))
 }
 
 fn openapi_index(call: &Call<'_>) -> Value {
@@ -160,10 +160,9 @@ fn openapi_index(call: &Call<'_>) -> Value {
         let mut hashes = Vec::new();
         for group in groups(call) {
             for version in &group.versions {
-                let document = openapi_document(call, &group.name, &version.name);
-                let Some(document) = document else { continue };
-                let hash = openapi::v3::hash(document.to_string().as_bytes());
-                hashes.push((openapi::v3::path(&group.name, &version.name), hash));
+                let (group, version) = (&group.name, &version.name);
+                let print = openapi::v3::fingerprint(group, version, |r| is_served(call, r));
+                hashes.extend(print.map(|print| (openapi::v3::path(group, version), print)));
             }
         }
         hashes

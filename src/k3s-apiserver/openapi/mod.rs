@@ -5,8 +5,9 @@
 //! - `GET /openapi/v2` → `v2::document`.
 //!
 //! Nothing is kept: a document is rendered, sent and dropped, so an idle server pays nothing.
-//! Knows no HTTP. Custom resources add their own schemas with `v3::custom`.
+//! Knows no HTTP.
 
+mod descriptions;
 mod paths;
 mod schemas;
 pub mod v2;

@@ -6,6 +6,7 @@ use serde_json::{Map, Value, json};
 
 use api::resources::Resource;
 
+use super::descriptions::describe;
 use super::paths;
 use super::schemas::{self, Dialect, reach};
 use super::v3;
@@ -34,12 +35,14 @@ pub fn document(served: impl Fn(&Resource) -> bool) -> Value {
         let ours = resources.iter().filter(ours).copied().collect::<Vec<_>>();
         all.extend(paths::paths(group, version, &ours, Dialect::V2));
     }
+    let mut definitions = schemas::schemas(&types, bodies, Dialect::V2);
+    describe(&mut definitions);
     let security = json!({"BearerToken": {"description": "Bearer Token authentication", "in": "header", "name": "authorization", "type": "apiKey"}});
     json!({
         "swagger": "2.0",
         "info": {"title": "Kubernetes", "version": v3::version()},
         "paths": all,
-        "definitions": schemas::schemas(&types, bodies, Dialect::V2),
+        "definitions": definitions,
         "securityDefinitions": security,
         "security": [{"BearerToken": []}],
     })

@@ -6,6 +6,7 @@ use serde_json::{Map, Value, json};
 
 use api::resources::Resource;
 
+use super::descriptions::describe;
 use super::paths::{self, root};
 use super::schemas::{self, Bodies, Dialect, reach};
 
@@ -35,6 +36,26 @@ pub fn path(group: &str, version: &str) -> String {
 /// `GET /openapi/v3/apis/<group>/<version>` for a built-in group version; `None` where it has no
 /// resource that `served` lets through.
 pub fn document(group: &str, version: &str, served: impl Fn(&Resource) -> bool) -> Option<Value> {
+    let mut document = bare(group, version, served)?;
+    if let Some(Value::Object(schemas)) = document.pointer_mut("/components/schemas") {
+        describe(schemas);
+    }
+    Some(document)
+}
+
+/// What names a document in the index without rendering all of it: it changes whenever the
+/// document does, since descriptions only change with the release.
+pub fn fingerprint(
+    group: &str,
+    version: &str,
+    served: impl Fn(&Resource) -> bool,
+) -> Option<String> {
+    let text = bare(group, version, served)?.to_string();
+    Some(hash(format!("{} {text}", env!("CARGO_PKG_VERSION")).as_bytes()))
+}
+
+/// A document without descriptions.
+fn bare(group: &str, version: &str, served: impl Fn(&Resource) -> bool) -> Option<Value> {
     let ours = |r: &&Resource| r.group == group && r.version == version && served(r);
     let resources = api::resources::all().iter().filter(ours).collect::<Vec<_>>();
     if resources.is_empty() {
@@ -138,7 +159,7 @@ mod tests {
             }
         }
         for resource in api::resources::all() {
-            let document = document(resource.group, resource.version, |_| true).unwrap();
+            let document = bare(resource.group, resource.version, |_| true).unwrap();
             check(&document, &document);
         }
     }
