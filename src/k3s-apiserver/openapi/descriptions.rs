@@ -1,7 +1,7 @@
 //! Descriptions of types and fields, for `kubectl explain`.
 //!
 //! They are the documentation of the `k8s-openapi` types, asked for when a document is rendered and
-//! dropped with it. The list of possible values that a description ends with becomes the `enum`.
+//! dropped with it.
 
 use serde_json::{Map, Value, json};
 
@@ -119,10 +119,6 @@ fn copy(schemas: &mut Map<String, Value>, known: &Map<String, Value>) {
             let text = known["properties"][key]["description"].as_str();
             let (Some(text), Value::Object(property)) = (text, property) else { continue };
             property.insert("description".to_owned(), text.into());
-            let values = possible_values(text);
-            if !values.is_empty() && property.get("type").is_some_and(|ty| ty == "string") {
-                property.insert("enum".to_owned(), json!(values));
-            }
             // A reference stands alone in version 3, so what is said beside it goes around it.
             let target = property.get("$ref").and_then(Value::as_str).unwrap_or_default();
             if target.starts_with("#/components/") {
@@ -132,17 +128,6 @@ fn copy(schemas: &mut Map<String, Value>, known: &Map<String, Value>) {
             }
         }
     }
-}
-
-/// The values that a description lists at its end.
-fn possible_values(text: &str) -> Vec<&str> {
-    let Some((_, list)) = text.split_once("Possible enum values:\n") else { return Vec::new() };
-    let value = |line: &'_ str| -> Option<(usize, usize)> {
-        let rest = line.strip_prefix(" - `\"")?;
-        let end = rest.find("\"`")?;
-        Some((line.len() - rest.len(), line.len() - rest.len() + end))
-    };
-    list.lines().filter_map(|line| value(line).map(|(start, end)| &line[start..end])).collect()
 }
 
 #[cfg(test)]
@@ -161,8 +146,7 @@ mod tests {
         describe(&mut schemas);
         let container = &schemas["io.k8s.api.core.v1.Container"];
         assert!(container["description"].as_str().is_some_and(|text| text.contains("container")));
-        let policy = &container["properties"]["imagePullPolicy"];
-        assert_eq!(policy["enum"], json!(["Always", "IfNotPresent", "Never"]));
+        assert!(container["properties"]["imagePullPolicy"]["description"].is_string());
         assert!(container["properties"]["lifecycle"]["allOf"][0]["$ref"].is_string());
     }
 }

@@ -120,7 +120,7 @@ mod tests {
     use super::*;
 
     fn document_of(group: &str, version: &str) -> Value {
-        document(group, version, |resource| resource.served_by_default).unwrap()
+        bare(group, version, |resource| resource.served_by_default).unwrap()
     }
 
     #[test]
