@@ -11,6 +11,7 @@ mod discovery;
 mod hash;
 mod ownership;
 mod pod_control;
+mod revisions;
 mod serve;
 mod types;
 

@@ -171,6 +171,7 @@ pub(crate) struct PodSpec {
     pub node_name: String,
     pub hostname: String,
     pub subdomain: String,
+    pub affinity: Option<Box<Value>>,
     pub restart_policy: String,
     pub containers: Vec<Container>,
     #[serde(deserialize_with = "null_default")]

@@ -1,6 +1,9 @@
 //! The table of controllers, in upstream's names.
 
+mod cronjob;
+mod daemonset;
 mod deployment;
+mod disruption;
 mod dns;
 mod endpoints;
 mod endpointslice;
@@ -13,6 +16,7 @@ mod podgc;
 mod replicaset;
 mod root_ca;
 mod serviceaccount;
+mod statefulset;
 mod ttl;
 
 use crate::Controller;
@@ -33,5 +37,9 @@ pub(crate) static CONTROLLERS: &[Controller] = &[
     Controller { name: "pod-garbage-collector-controller", start: podgc::start },
     Controller { name: "ttl-after-finished-controller", start: ttl::start },
     Controller { name: "job-controller", start: job::start },
+    Controller { name: "daemonset-controller", start: daemonset::start },
+    Controller { name: "statefulset-controller", start: statefulset::start },
+    Controller { name: "cronjob-controller", start: cronjob::start },
+    Controller { name: "disruption-controller", start: disruption::start },
     Controller { name: "cluster-dns-controller", start: dns::start },
 ];

@@ -1,0 +1,208 @@
+//! Which pod of a StatefulSet is made, deleted or replaced next. Pure.
+//!
+//! Invariant: with ordered management at most one pod is made or deleted at a time, and only when
+//! all pods before it are available.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use jiff::Timestamp;
+
+use crate::{
+    revisions::HASH,
+    types::{Pod, StatefulSet, StatefulSetStatus},
+};
+
+/// What is to be done.
+#[derive(Debug, Default)]
+pub(super) struct Plan {
+    /// Ordinals to make, with the revision to make them from.
+    pub(super) create: Vec<(i32, Which)>,
+    pub(super) delete: Vec<Arc<Pod>>,
+    pub(super) status: StatefulSetStatus,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Which {
+    Current,
+    Update,
+}
+
+pub(super) fn ordinal(set: &StatefulSet, pod: &Pod) -> Option<i32> {
+    let (parent, ordinal) = pod.metadata.name.rsplit_once('-')?;
+    (parent == set.metadata.name).then(|| ordinal.parse().ok()).flatten()
+}
+
+pub(super) fn replicas(set: &StatefulSet) -> i32 {
+    set.spec.replicas.unwrap_or(1)
+}
+
+/// Decides; `current` and `update` are the revision hashes.
+pub(super) fn plan(
+    set: &StatefulSet,
+    pods: &[Arc<Pod>],
+    (current, update): (&str, &str),
+    now: Timestamp,
+) -> Plan {
+    let by_ordinal: BTreeMap<i32, Arc<Pod>> =
+        pods.iter().filter_map(|pod| Some((ordinal(set, pod)?, Arc::clone(pod)))).collect();
+    let mut plan =
+        Plan { status: status(set, &by_ordinal, (current, update), now), ..Plan::default() };
+    if set.metadata.is_deleting() {
+        return plan;
+    }
+    let first = set.spec.ordinals.start;
+    let last = first + replicas(set);
+    let ordered = set.spec.pod_management_policy != "Parallel";
+    let partition =
+        set.spec.update_strategy.rolling_update.as_ref().and_then(|it| it.partition).unwrap_or(0);
+    let healthy = |pod: &Pod| pod.is_active() && pod.is_available(set.spec.min_ready_seconds, now);
+    for at in first..last {
+        let ready = match by_ordinal.get(&at) {
+            None => {
+                let which = if at - first < partition
+                    && set.status.current_revision != set.status.update_revision
+                {
+                    Which::Current
+                } else {
+                    Which::Update
+                };
+                plan.create.push((at, which));
+                false
+            }
+            Some(pod) if pod.is_finished() && !pod.metadata.is_deleting() => {
+                plan.delete.push(Arc::clone(pod));
+                false
+            }
+            Some(pod) => healthy(pod),
+        };
+        if ordered && !ready {
+            return plan;
+        }
+    }
+    let condemned: Vec<&Arc<Pod>> = by_ordinal
+        .iter()
+        .rev()
+        .filter(|(at, _)| **at < first || **at >= last)
+        .map(|(_, pod)| pod)
+        .collect();
+    for pod in condemned {
+        if pod.metadata.is_deleting() {
+            if ordered {
+                return plan;
+            }
+            continue;
+        }
+        plan.delete.push(Arc::clone(pod));
+        if ordered {
+            return plan;
+        }
+    }
+    if set.spec.update_strategy.kind == "OnDelete" || !plan.create.is_empty() {
+        return plan;
+    }
+    for at in (first + partition..last).rev() {
+        let Some(pod) = by_ordinal.get(&at) else { continue };
+        let stale = pod.metadata.labels.get(HASH).is_none_or(|it| it != update);
+        if stale && !pod.metadata.is_deleting() {
+            plan.delete.push(Arc::clone(pod));
+            return plan;
+        }
+        if !healthy(pod) {
+            return plan;
+        }
+    }
+    plan
+}
+
+fn status(
+    set: &StatefulSet,
+    pods: &BTreeMap<i32, Arc<Pod>>,
+    (current, update): (&str, &str),
+    now: Timestamp,
+) -> StatefulSetStatus {
+    let count = |test: &dyn Fn(&Pod) -> bool| {
+        i32::try_from(pods.values().filter(|pod| test(pod)).count()).unwrap_or(i32::MAX)
+    };
+    let of = |pod: &Pod, hash: &str| {
+        !pod.metadata.is_deleting() && pod.metadata.labels.get(HASH).is_some_and(|it| it == hash)
+    };
+    let name = |hash: &str| format!("{}-{hash}", set.metadata.name);
+    let mut status = StatefulSetStatus {
+        observed_generation: set.metadata.generation,
+        replicas: count(&|_| true),
+        ready_replicas: count(&Pod::is_ready),
+        available_replicas: count(&|pod| pod.is_available(set.spec.min_ready_seconds, now)),
+        current_replicas: count(&|pod| of(pod, current)),
+        updated_replicas: count(&|pod| of(pod, update)),
+        current_revision: name(current),
+        update_revision: name(update),
+        collision_count: set.status.collision_count,
+    };
+    // A finished update makes the update revision the current one.
+    if status.updated_replicas == status.replicas && status.ready_replicas == status.replicas {
+        status.current_revision.clone_from(&status.update_revision);
+        status.current_replicas = status.updated_replicas;
+    }
+    status
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::types::Condition;
+
+    fn set(replicas: i32, policy: &str) -> StatefulSet {
+        let mut set = StatefulSet::default();
+        set.metadata.name = "db".into();
+        set.spec.replicas = Some(replicas);
+        set.spec.pod_management_policy = policy.into();
+        set
+    }
+
+    fn pod(ordinal: i32, hash: &str, ready: bool) -> Arc<Pod> {
+        let mut pod = Pod::default();
+        pod.metadata.name = format!("db-{ordinal}");
+        pod.metadata.labels.insert(HASH.into(), hash.into());
+        let status = if ready { "True" } else { "False" };
+        pod.status.conditions.push(Condition::new("Ready", status, "", ""));
+        Arc::new(pod)
+    }
+
+    fn check(set: &StatefulSet, pods: &[Arc<Pod>], create: &[i32], delete: &[&str]) {
+        let found = plan(set, pods, ("new", "new"), Timestamp::UNIX_EPOCH);
+        let made: Vec<i32> = found.create.iter().map(|(at, _)| *at).collect();
+        let gone: Vec<&str> = found.delete.iter().map(|it| it.metadata.name.as_str()).collect();
+        assert_eq!((made.as_slice(), gone.as_slice()), (create, delete));
+    }
+
+    #[test]
+    fn ordered_sets_go_one_by_one_and_parallel_ones_at_once() {
+        let ordered = set(3, "OrderedReady");
+        check(&ordered, &[], &[0], &[]);
+        check(&ordered, &[pod(0, "new", false)], &[], &[]);
+        check(&ordered, &[pod(0, "new", true)], &[1], &[]);
+        check(&set(3, "Parallel"), &[pod(1, "new", false)], &[0, 2], &[]);
+        let all: Vec<_> = (0..3).map(|at| pod(at, "new", true)).collect();
+        check(&set(1, "OrderedReady"), &all, &[], &["db-2"]);
+        check(&set(1, "Parallel"), &all, &[], &["db-2", "db-1"]);
+        check(&ordered, &all, &[], &[]);
+    }
+
+    #[test]
+    fn updates_go_from_the_last_to_the_partition() {
+        let mut set = set(3, "OrderedReady");
+        let old: Vec<_> = (0..3).map(|at| pod(at, "old", true)).collect();
+        check(&set, &old, &[], &["db-2"]);
+        check(
+            &set,
+            &[pod(0, "old", true), pod(1, "old", true), pod(2, "new", true)],
+            &[],
+            &["db-1"],
+        );
+        set.spec.update_strategy.rolling_update =
+            Some(crate::types::RollingUpdate { partition: Some(2), ..Default::default() });
+        check(&set, &[pod(0, "old", true), pod(1, "old", true), pod(2, "new", true)], &[], &[]);
+        set.spec.update_strategy.kind = "OnDelete".into();
+        check(&set, &old, &[], &[]);
+    }
+}
