@@ -128,7 +128,8 @@ impl Reviewer<'_> {
         }
         if let Some(plain) = spec.get("nonResourceAttributes").filter(|value| !value.is_null()) {
             let why = "disallowed on this kind of request";
-            errors.invalid("spec.nonResourceAttributes", plain.clone(), why);
+            let shown = json!({"Path": text(plain, &["path"]), "Verb": text(plain, &["verb"])});
+            errors.invalid("spec.nonResourceAttributes", shown, why);
         } else if spec.get("resourceAttributes").is_some_and(|attributes| !attributes.is_null()) {
             let asked = text(spec, &["resourceAttributes", "namespace"]);
             if asked != namespace {

@@ -176,8 +176,9 @@ async fn make_new(draft: &mut Draft<'_>, name: &str, config: &Object, manager: &
 
 /// The applied configuration: what the client means, nothing filled in.
 fn read_config(draft: &mut Draft<'_>, body: &Bytes) -> Result<Object, Status> {
-    let parsed = apimachinery::yaml::parse(body)
-        .map_err(|err| Status::bad_request(format!("error decoding YAML: {err}")))?;
+    let parsed = apimachinery::yaml::parse(body).map_err(|err| {
+        Status::bad_request(format!("error decoding YAML: error converting YAML to JSON: {err}"))
+    })?;
     let mut config = parsed.value;
     if !config.is_object() {
         config = Value::Object(Map::new());
