@@ -4,7 +4,7 @@
 
 use std::collections::{BTreeSet, HashMap};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use base64::Engine as _;
 use k8s_openapi::api::core::v1::{Container, Secret};
@@ -14,11 +14,13 @@ use crate::cri::image::{AuthConfig, Image};
 use crate::cri::{Runtime, rpc_error};
 use crate::pod::state::Waiting;
 
+const UNUSED_MIN: Duration = Duration::from_secs(120);
+
 /// What happened on the way to an image, for events.
 pub(crate) enum Note {
     Present,
     Pulling,
-    Pulled { took: std::time::Duration, size_bytes: u64 },
+    Pulled { took: Duration, size_bytes: u64 },
 }
 
 /// Pulls images.
@@ -26,6 +28,8 @@ pub(crate) struct Images {
     runtime: Runtime,
     serial: Option<tokio::sync::Mutex<()>>,
     per_image: Mutex<HashMap<String, Arc<tokio::sync::Mutex<()>>>>,
+    /// When an unused image was first seen so.
+    unused_since: Mutex<HashMap<String, Instant>>,
 }
 
 fn failure(reason: &str, message: String) -> Waiting {
@@ -35,7 +39,7 @@ fn failure(reason: &str, message: String) -> Waiting {
 impl Images {
     pub(crate) fn new(runtime: Runtime, serialize: bool) -> Images {
         let serial = serialize.then(tokio::sync::Mutex::default);
-        Images { runtime, serial, per_image: Mutex::default() }
+        Images { runtime, serial, per_image: Mutex::default(), unused_since: Mutex::default() }
     }
 
     /// The image of a container, pulled if the policy wants that.
@@ -120,7 +124,15 @@ impl Images {
         let used: BTreeSet<String> =
             containers.into_iter().flat_map(|c| [c.image_ref, c.image_id]).collect();
         let mut images = self.runtime.list_images().await?;
-        images.retain(|image| !image.pinned && !used.contains(&image.id));
+        images.retain(|image| !image.pinned && !is_pause(image) && !used.contains(&image.id));
+        {
+            let mut since = self.unused_since.lock().unwrap_or_else(PoisonError::into_inner);
+            since.retain(|id, _| images.iter().any(|image| image.id == *id));
+            // An image may have come a moment before the pod that wants it.
+            images.retain(|image| {
+                since.entry(image.id.clone()).or_insert_with(Instant::now).elapsed() >= UNUSED_MIN
+            });
+        }
         images.sort_by_key(|image| std::cmp::Reverse(image.size));
         let mut freed = 0;
         for image in images {
@@ -136,6 +148,11 @@ impl Images {
         }
         Ok(freed)
     }
+}
+
+/// Sandboxes are made from it, and runtimes before CRI's `pinned` do not say so.
+fn is_pause(image: &Image) -> bool {
+    image.repo_tags.iter().any(|tag| tag.contains("pause:"))
 }
 
 /// The policy, defaulted by the tag as the API server would.

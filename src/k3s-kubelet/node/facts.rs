@@ -24,11 +24,12 @@ pub(crate) fn addresses(config: &Config) -> Vec<IpAddr> {
     vec![routed.unwrap_or_else(|_| IpAddr::from([127, 0, 0, 1]))]
 }
 
-/// Used and whole bytes of the file system that holds `path`.
+/// Used bytes and what can be used in all of the file system that holds `path`; blocks that are
+/// reserved for others count as neither.
 pub(crate) fn disk_use(path: &Path) -> Option<(u64, u64)> {
     let stat = rustix::fs::statvfs(path).ok()?;
-    let capacity = stat.f_blocks * stat.f_frsize;
-    Some((capacity.saturating_sub(stat.f_bavail * stat.f_frsize), capacity))
+    let used = stat.f_blocks.saturating_sub(stat.f_bfree) * stat.f_frsize;
+    Some((used, used + stat.f_bavail * stat.f_frsize))
 }
 
 pub(crate) fn signals(config: &Config) -> Signals {
@@ -37,7 +38,8 @@ pub(crate) fn signals(config: &Config) -> Signals {
         out.insert("memory.available", (available, total));
     }
     if let Ok(stat) = rustix::fs::statvfs(&config.root_dir) {
-        let size = (stat.f_bavail * stat.f_frsize, stat.f_blocks * stat.f_frsize);
+        let capacity = disk_use(&config.root_dir).map_or(0, |(_, capacity)| capacity);
+        let size = (stat.f_bavail * stat.f_frsize, capacity);
         out.insert("nodefs.available", size);
         out.insert("imagefs.available", size);
         if stat.f_files > 0 {

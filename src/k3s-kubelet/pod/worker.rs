@@ -809,7 +809,10 @@ impl Worker {
             }
             changed
         });
-        let rest = self.shared.rest.clone()?;
+        let Some(rest) = self.shared.rest.clone() else {
+            self.written = want;
+            return None;
+        };
         if self.writing || self.gone && !self.is_static {
             return None;
         }
