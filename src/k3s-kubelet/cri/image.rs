@@ -100,17 +100,6 @@ pub(crate) struct RemoveImageRequest {
 pub(crate) struct RemoveImageResponse {}
 
 #[derive(Clone, PartialEq, ::prost::Message)]
-pub(crate) struct ImageFsInfoRequest {}
-
-#[derive(Clone, PartialEq, ::prost::Message)]
-pub(crate) struct ImageFsInfoResponse {
-    #[prost(message, repeated, tag = "1")]
-    pub(crate) image_filesystems: Vec<FilesystemUsage>,
-    #[prost(message, repeated, tag = "2")]
-    pub(crate) container_filesystems: Vec<FilesystemUsage>,
-}
-
-#[derive(Clone, PartialEq, ::prost::Message)]
 pub(crate) struct FilesystemUsage {
     #[prost(int64, tag = "1")]
     pub(crate) timestamp: i64,

@@ -19,7 +19,7 @@ use tonic::transport::{Channel, Endpoint, Uri};
 use tonic::{Request, Status};
 use tonic_prost::ProstCodec;
 
-use config::{ContainerConfig, ImageSpec, LinuxContainerResources, PodSandboxConfig};
+use config::{ContainerConfig, ImageSpec, PodSandboxConfig};
 use image::*;
 use runtime::*;
 
@@ -80,15 +80,6 @@ impl Runtime {
         let answer: StatusResponse =
             self.call("/runtime.v1.RuntimeService/Status", message, DEADLINE).await?;
         Ok(answer.status.unwrap_or_default())
-    }
-
-    pub(crate) async fn update_pod_cidr(&self, pod_cidr: &str) -> Result<()> {
-        let network_config = Some(NetworkConfig { pod_cidr: pod_cidr.to_owned() });
-        let message =
-            UpdateRuntimeConfigRequest { runtime_config: Some(RuntimeConfig { network_config }) };
-        let _: UpdateRuntimeConfigResponse =
-            self.call("/runtime.v1.RuntimeService/UpdateRuntimeConfig", message, DEADLINE).await?;
-        Ok(())
     }
 
     pub(crate) async fn run_sandbox(
@@ -196,22 +187,6 @@ impl Runtime {
         answer.status.ok_or_else(|| Status::internal("container status is empty"))
     }
 
-    pub(crate) async fn update_resources(
-        &self,
-        id: &str,
-        resources: LinuxContainerResources,
-    ) -> Result<()> {
-        let message = UpdateContainerResourcesRequest {
-            container_id: id.to_owned(),
-            linux: Some(resources),
-            ..Default::default()
-        };
-        let _: UpdateContainerResourcesResponse = self
-            .call("/runtime.v1.RuntimeService/UpdateContainerResources", message, DEADLINE)
-            .await?;
-        Ok(())
-    }
-
     pub(crate) async fn reopen_log(&self, id: &str) -> Result<()> {
         let message = ReopenContainerLogRequest { container_id: id.to_owned() };
         let _: ReopenContainerLogResponse =
@@ -298,10 +273,6 @@ impl Runtime {
         let _: RemoveImageResponse =
             self.call("/runtime.v1.ImageService/RemoveImage", message, DEADLINE).await?;
         Ok(())
-    }
-
-    pub(crate) async fn image_fs_info(&self) -> Result<ImageFsInfoResponse> {
-        self.call("/runtime.v1.ImageService/ImageFsInfo", ImageFsInfoRequest {}, DEADLINE).await
     }
 
     /// Waits until the runtime answers, reporting the last failure after `patience`.

@@ -364,19 +364,6 @@ pub(crate) struct ContainerStatusResponse {
 }
 
 #[derive(Clone, PartialEq, ::prost::Message)]
-pub(crate) struct UpdateContainerResourcesRequest {
-    #[prost(string, tag = "1")]
-    pub(crate) container_id: String,
-    #[prost(message, optional, tag = "2")]
-    pub(crate) linux: Option<LinuxContainerResources>,
-    #[prost(btree_map = "string, string", tag = "4")]
-    pub(crate) annotations: BTreeMap<String, String>,
-}
-
-#[derive(Clone, PartialEq, ::prost::Message)]
-pub(crate) struct UpdateContainerResourcesResponse {}
-
-#[derive(Clone, PartialEq, ::prost::Message)]
 pub(crate) struct ReopenContainerLogRequest {
     #[prost(string, tag = "1")]
     pub(crate) container_id: String,
@@ -460,27 +447,6 @@ pub(crate) struct PortForwardResponse {
     #[prost(string, tag = "1")]
     pub(crate) url: String,
 }
-
-#[derive(Clone, PartialEq, ::prost::Message)]
-pub(crate) struct UpdateRuntimeConfigRequest {
-    #[prost(message, optional, tag = "1")]
-    pub(crate) runtime_config: Option<RuntimeConfig>,
-}
-
-#[derive(Clone, PartialEq, ::prost::Message)]
-pub(crate) struct RuntimeConfig {
-    #[prost(message, optional, tag = "1")]
-    pub(crate) network_config: Option<NetworkConfig>,
-}
-
-#[derive(Clone, PartialEq, ::prost::Message)]
-pub(crate) struct NetworkConfig {
-    #[prost(string, tag = "1")]
-    pub(crate) pod_cidr: String,
-}
-
-#[derive(Clone, PartialEq, ::prost::Message)]
-pub(crate) struct UpdateRuntimeConfigResponse {}
 
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub(crate) struct StatusRequest {

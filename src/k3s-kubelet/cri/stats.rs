@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use super::{config::*, image::*, runtime::*};
+use super::{config::*, image::*};
 
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub(crate) struct ListContainerStatsRequest {

@@ -16,7 +16,6 @@ pub(crate) const MESSAGE_POLICY: &str = "io.kubernetes.container.terminationMess
 pub(crate) const PORTS: &str = "io.kubernetes.container.ports";
 pub(crate) const GRACE_PERIOD: &str = "io.kubernetes.pod.terminationGracePeriod";
 pub(crate) const CONFIG_SOURCE: &str = "kubernetes.io/config.source";
-pub(crate) const CONFIG_SEEN: &str = "kubernetes.io/config.seen";
 pub(crate) const CONFIG_HASH: &str = "kubernetes.io/config.hash";
 pub(crate) const CONFIG_MIRROR: &str = "kubernetes.io/config.mirror";
 

@@ -1,6 +1,7 @@
 //! A pod's inputs from the API: ConfigMaps, Secrets, tokens, claims; and its volumes on disk.
 
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -66,15 +67,15 @@ async fn gather(
     let (maps, secrets) = volume::config_names(pod);
     let key = |name: &str| Key::new(pod.namespace(), name);
     for name in maps {
-        if !inputs.config_maps.contains_key(&name) {
-            let handle = shared.objects.config_map(key(&name))?;
-            inputs.config_maps.insert(name, handle);
+        if let Entry::Vacant(place) = inputs.config_maps.entry(name) {
+            let handle = shared.objects.config_map(key(place.key()))?;
+            place.insert(handle);
         }
     }
     for name in secrets {
-        if !inputs.secrets.contains_key(&name) {
-            let handle = shared.objects.secret(key(&name))?;
-            inputs.secrets.insert(name, handle);
+        if let Entry::Vacant(place) = inputs.secrets.entry(name) {
+            let handle = shared.objects.secret(key(place.key()))?;
+            place.insert(handle);
         }
     }
     let mut objects = Objects::default();

@@ -183,7 +183,7 @@ pub(crate) fn container_resources(
     unified: bool,
 ) -> LinuxContainerResources {
     let resources = container.resources.as_ref();
-    let memory_limit = limit(resources, "memory").map_or(0, |value| bytes(value));
+    let memory_limit = limit(resources, "memory").map_or(0, bytes);
     let mut out = LinuxContainerResources {
         cpu_period: CPU_PERIOD_US,
         cpu_quota: limit(resources, "cpu").map_or(0, quota),

@@ -89,19 +89,19 @@ fn switch_to_websocket(headers: &HeaderMap, protocol: &str) -> Option<Response<B
 }
 
 impl Server {
-    fn find(&self, namespace: &str, pod: &str) -> Result<Known, Response<Body>> {
+    fn find(&self, namespace: &str, pod: &str) -> Result<Known, Box<Response<Body>>> {
         self.pods.find(namespace, pod).ok_or_else(|| {
             let message = format!("pod \"{pod}\" does not exist in namespace \"{namespace}\"");
-            failure(StatusCode::NOT_FOUND, &message)
+            Box::new(failure(StatusCode::NOT_FOUND, &message))
         })
     }
 
-    fn running(&self, known: &Known, name: &str) -> Result<ContainerView, Response<Body>> {
+    fn running(&self, known: &Known, name: &str) -> Result<ContainerView, Box<Response<Body>>> {
         let view = known.view.borrow();
         let found = view.observed.newest(name).filter(|view| view.life == Life::Running);
         found.cloned().ok_or_else(|| {
             let message = format!("container not found (\"{name}\")");
-            failure(StatusCode::NOT_FOUND, &message)
+            Box::new(failure(StatusCode::NOT_FOUND, &message))
         })
     }
 
@@ -114,7 +114,7 @@ impl Server {
     ) -> Response<Body> {
         let known = match self.find(namespace, pod) {
             Ok(known) => known,
-            Err(response) => return response,
+            Err(response) => return *response,
         };
         let options = match logs::options(&query(request.uri()), Timestamp::now()) {
             Ok(options) => options,
@@ -153,7 +153,7 @@ impl Server {
         let found = self.find(namespace, pod).and_then(|known| self.running(&known, container));
         let view = match found {
             Ok(view) => view,
-            Err(response) => return response,
+            Err(response) => return *response,
         };
         let cmd = query(request.uri()).into_iter().find(|(key, _)| key == "cmd");
         let command: Vec<String> =
@@ -184,7 +184,7 @@ impl Server {
         let found = self.find(namespace, pod).and_then(|known| self.running(&known, container));
         let view = match found {
             Ok(view) => view,
-            Err(response) => return response,
+            Err(response) => return *response,
         };
         let pairs = query(request.uri());
         let on = |names: &[&str]| {
@@ -257,7 +257,7 @@ impl Server {
     ) -> Response<Body> {
         let known = match self.find(namespace, pod) {
             Ok(known) => known,
-            Err(response) => return response,
+            Err(response) => return *response,
         };
         let sandbox = known.view.borrow().observed.sandbox().map(|sandbox| sandbox.id.clone());
         let Some(sandbox) = sandbox else {
