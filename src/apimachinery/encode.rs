@@ -86,6 +86,60 @@ fn keep(item: &mut Value, field: &Field, node: Node<'_>) -> bool {
     }
 }
 
+/// JSON with the fields of every struct in the order of their declaration, as Go writes it. For
+/// texts that are shown to people; everything else is sorted by name.
+pub fn declared_order(out: &mut String, value: &Value, node: Node<'_>) {
+    match (node.ty(), value) {
+        (Type::Object { .. }, Value::Object(map)) => {
+            let order = |key: &str| {
+                let field = node.field(key)?;
+                Some((field.within, field.number))
+            };
+            let mut entries = map.iter().collect::<Vec<_>>();
+            entries.sort_by_key(|(key, _)| order(key.as_str()).unwrap_or(([u8::MAX; 2], 0)));
+            let child = |key: &str| node.child(key);
+            write_object(out, entries.into_iter(), child);
+        }
+        (Type::Map { .. }, Value::Object(map)) => {
+            write_object(out, map.iter(), |_| node.element());
+        }
+        (Type::List { .. }, Value::Array(items)) => {
+            out.push('[');
+            for (index, item) in items.iter().enumerate() {
+                if index > 0 {
+                    out.push(',');
+                }
+                match node.element() {
+                    Some(element) => declared_order(out, item, element),
+                    None => out.push_str(&item.to_string()),
+                }
+            }
+            out.push(']');
+        }
+        _ => out.push_str(&value.to_string()),
+    }
+}
+
+fn write_object<'v, 'n>(
+    out: &mut String,
+    entries: impl Iterator<Item = (&'v String, &'v Value)>,
+    child: impl Fn(&str) -> Option<Node<'n>>,
+) {
+    out.push('{');
+    for (index, (key, item)) in entries.enumerate() {
+        if index > 0 {
+            out.push(',');
+        }
+        out.push_str(&Value::from(key.as_str()).to_string());
+        out.push(':');
+        match child(key) {
+            Some(node) => declared_order(out, item, node),
+            None => out.push_str(&item.to_string()),
+        }
+    }
+    out.push('}');
+}
+
 /// What Go prints for the zero value of a type.
 pub fn zero(node: Node<'_>) -> Value {
     match node.ty() {

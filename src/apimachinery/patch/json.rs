@@ -3,6 +3,9 @@
 use json_patch::PatchOperation;
 use serde_json::Value;
 
+use api::schema::Node;
+
+use crate::encode::declared_order;
 use crate::json as parser;
 use crate::status::Status;
 
@@ -51,6 +54,33 @@ pub fn apply(object: &mut Value, patch: &[u8]) -> Result<(), Status> {
     Ok(())
 }
 
+/// The patched object as refusals show it: top-level fields by name, and those that no operation
+/// touched as Go had written them before.
+pub(super) fn shown(object: &Value, patch: &[u8], node: Node<'_>) -> String {
+    let parsed = parser::parse(patch).map(|parsed| parsed.value).unwrap_or_default();
+    let operations = parsed.as_array().map_or(&[] as &[Value], Vec::as_slice);
+    let first = |operation: &Value| {
+        let path = operation.get("path").and_then(Value::as_str)?;
+        path.split('/').nth(1).map(str::to_owned)
+    };
+    let touched = operations.iter().filter_map(first).collect::<Vec<_>>();
+    let Value::Object(map) = object else { return object.to_string() };
+    let mut out = String::from("{");
+    for (index, (key, item)) in map.iter().enumerate() {
+        if index > 0 {
+            out.push(',');
+        }
+        out.push_str(&Value::from(key.as_str()).to_string());
+        out.push(':');
+        match node.child(key).filter(|_| !touched.contains(key)) {
+            Some(node) => declared_order(&mut out, item, node),
+            None => out.push_str(&item.to_string()),
+        }
+    }
+    out.push('}');
+    out
+}
+
 /// A test for null also passes where nothing is.
 fn missing_is_null(object: &Value, operation: &PatchOperation) -> bool {
     match operation {
@@ -85,6 +115,17 @@ mod tests {
         assert_eq!(code(r#"[{"op":"remove","path":"/a/7"}]"#), 422);
         let many = vec![r#"{"op":"add","path":"/z","value":1}"#; 10_001].join(",");
         assert_eq!(code(&format!("[{many}]")), 413);
+    }
+
+    #[test]
+    fn refusals_show_untouched_fields_as_go_declares_them() {
+        let node = api::schema::kind("", "v1", "ConfigMap").unwrap();
+        let object = json!({"kind": "ConfigMap", "metadata": {"labels": {}, "uid": "u", "name": "c"}, "data": {"a": 5}});
+        let patch = br#"[{"op":"replace","path":"/data/a","value":5}]"#;
+        assert_eq!(
+            shown(&object, patch, node),
+            r#"{"data":{"a":5},"kind":"ConfigMap","metadata":{"name":"c","uid":"u","labels":{}}}"#
+        );
     }
 
     #[test]

@@ -53,7 +53,13 @@ pub fn apply(
     let mut strict = Vec::new();
     let mut shown = String::new();
     match kind {
-        PatchKind::Json => json::apply(&mut object, patch)?,
+        PatchKind::Json => {
+            json::apply(&mut object, patch)?;
+            shown = match typing {
+                Typing::Typed => json::shown(&object, patch, node),
+                Typing::Custom => object.to_string(),
+            };
+        }
         PatchKind::Merge | PatchKind::Strategic => {
             let parsed = parse_object(patch)?;
             let duplicates = parsed.duplicates.iter();
@@ -71,16 +77,18 @@ pub fn apply(
     if !shallow(&object, 0) {
         return Err(Status::bad_request("exceeded max depth"));
     }
-    let before = (kind != PatchKind::Strategic).then(|| object.to_string());
+    if kind == PatchKind::Merge {
+        shown = object.to_string();
+    }
     let unknown = match typing {
         Typing::Typed => decode::walk(&mut object, node).map_err(|err| match kind {
             PatchKind::Strategic => invalid(&shown, &converter_text(&err)),
-            _ => invalid(before.as_deref().unwrap_or_default(), &err.to_string()),
+            _ => invalid(&shown, &err.to_string()),
         })?,
         Typing::Custom => decode::prune(&mut object, node),
     };
     strict.extend(unknown);
-    Ok(Patched { value: object, strict, shown: before.unwrap_or(shown) })
+    Ok(Patched { value: object, strict, shown })
 }
 
 impl Patched {
