@@ -5,7 +5,7 @@ use std::sync::Arc;
 use http::{Method, Response, StatusCode};
 use hyper::body::Incoming;
 
-use crate::body::{Body, text};
+use crate::body::{Body, refusal, text};
 use crate::filter::{Call, read_body};
 use crate::kinds::Kind;
 use crate::status::Status;
@@ -29,10 +29,25 @@ pub async fn dispatch(call: Call<'_>, body: Incoming) -> Result<Response<Body>, 
     if !kind.namespaced {
         call.info.namespace.clear();
     }
-    if call.info.subresource.is_empty() {
+    let answer = if call.info.subresource.is_empty() {
         object(&call, &kind, body).await
     } else {
         verbs::subresource::serve(&call, &kind, body).await
+    };
+    let Some(warning) = deprecated(&kind) else { return answer };
+    let mut response = answer.unwrap_or_else(|status| refusal(&status));
+    verbs::render::warn(&mut response, &[warning.to_owned()]);
+    Ok(response)
+}
+
+/// What every use of a deprecated resource is told.
+fn deprecated(kind: &Kind) -> Option<&'static str> {
+    match (kind.api_version.as_str(), kind.kind.as_str()) {
+        ("v1", "Endpoints") => {
+            Some("v1 Endpoints is deprecated in v1.33+; use discovery.k8s.io/v1 EndpointSlice")
+        }
+        ("v1", "ComponentStatus") => Some("v1 ComponentStatus is deprecated in v1.19+"),
+        _ => None,
     }
 }
 
@@ -53,7 +68,6 @@ async fn object(
         return verbs::review::serve(call, kind, read_body(body).await?).await;
     }
     match verb {
-        "get" if call.query.flag("watch") => verbs::watch::watch(call, kind).await,
         "get" => verbs::get::get(call, kind).await,
         "list" => verbs::list::list(call, kind).await,
         "watch" => verbs::watch::watch(call, kind).await,

@@ -5,8 +5,9 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Instant;
 
+use apimachinery::decode::Media;
 use bytes::{Bytes, BytesMut};
-use http::header::{CACHE_CONTROL, HeaderValue};
+use http::header::{CACHE_CONTROL, CONTENT_TYPE, HeaderValue};
 use http::request::Parts;
 use http::{Request, Response, StatusCode};
 use http_body::Body as _;
@@ -15,13 +16,15 @@ use hyper::body::Incoming;
 
 use crate::api_server::ApiServer;
 use crate::auth;
-use crate::body::{Body, refusal};
+use crate::body::{Body, full, refusal};
 use crate::dispatch::dispatch;
 use crate::metrics::Labels;
+use crate::negotiate::Accept;
 use crate::request::{Query, RequestInfo};
 use crate::server::Peer;
 use crate::status::Status;
 use crate::user::UserInfo;
+use crate::verbs::render::encode;
 
 /// The largest body, upstream's `MaxRequestBodyBytes`.
 pub const BODY_MAX: usize = 3 << 20;
@@ -58,10 +61,11 @@ pub async fn handle(
     };
     let known =
         info.is_resource && server.kinds.get(&info.group, &info.version, &info.resource).is_some();
+    let accept = Accept::read(&parts.headers).unwrap_or(Accept::JSON);
     server.metrics.inflight.fetch_add(1, Ordering::Relaxed);
     let mut response = match serve(server, peer, info, query, parts, body).await {
         Ok(response) => response,
-        Err(status) => refusal(&status),
+        Err(status) => refused(&status, accept),
     };
     server.metrics.inflight.fetch_sub(1, Ordering::Relaxed);
     if !known {
@@ -78,6 +82,16 @@ pub async fn handle(
     if response.status() != StatusCode::SWITCHING_PROTOCOLS {
         let value = HeaderValue::from_static("no-cache, private");
         response.headers_mut().entry(CACHE_CONTROL).or_insert(value);
+    }
+    response
+}
+
+/// A refusal in the encoding that the client wants.
+fn refused(status: &Status, accept: Accept) -> Response<Body> {
+    let mut response = refusal(status);
+    if accept.media != Media::Json {
+        *response.body_mut() = full(encode(accept.media, &status.to_value()));
+        response.headers_mut().insert(CONTENT_TYPE, accept.content_type());
     }
     response
 }

@@ -69,7 +69,16 @@ fn accessors(meta: &Value, path: &Path, errs: &mut FieldErrors) {
 }
 
 /// Refuses changes of what stays for an object's life.
-pub fn validate_update(kind: &Kind, new: &Object, old: &Object, errs: &mut FieldErrors) {
+///
+/// Upstream checks this generically and again in each kind's own validation, so every cause is
+/// said twice.
+pub fn validate_update(new: &Object, old: &Object, errs: &mut FieldErrors) {
+    let before = errs.0.len();
+    update_once(new, old, errs);
+    errs.0.extend_from_within(before..);
+}
+
+fn update_once(new: &Object, old: &Object, errs: &mut FieldErrors) {
     let path = Path::new("metadata");
     let (new, old) = (&new["metadata"], &old["metadata"]);
     let deleting = !old["deletionTimestamp"].is_null();
@@ -98,7 +107,6 @@ pub fn validate_update(kind: &Kind, new: &Object, old: &Object, errs: &mut Field
             errs.invalid(path.child(name), new[name].clone(), "field is immutable");
         }
     }
-    let _whatever_the_kind = kind;
     accessors(new, &path, errs);
 }
 

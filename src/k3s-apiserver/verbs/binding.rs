@@ -8,7 +8,7 @@ use super::object::decode;
 use super::options::WriteOptions;
 use super::render::{self, success};
 use super::update::{Source, update_object};
-use super::write::{Draft, meta_text};
+use super::write::{Author, Draft, meta_text};
 use crate::body::Body;
 use crate::filter::Call;
 use crate::kinds::Kind;
@@ -23,6 +23,7 @@ pub async fn bind(call: &Call<'_>, kind: &Kind, body: Bytes) -> Result<Response<
     let validation = options.validation;
     let mut draft = Draft::new(call, kind, options)?;
     draft.subresource = "binding";
+    draft.author = Author::Server;
     let node = api::schema::kind("", "v1", "Binding")
         .ok_or_else(|| Status::plain("no schema of Binding"))?;
     let expected =

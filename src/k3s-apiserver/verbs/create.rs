@@ -46,6 +46,8 @@ pub async fn create_object(
     mut object: Object,
     how: managed::How<'_>,
 ) -> Result<Arc<Entry>, Status> {
+    // Admission reads the caches: they must show what was acknowledged before.
+    draft.call.server.storage.settled().await?;
     let generated = meta_text(&object, "name").is_empty();
     let base = meta_text(&object, "generateName").to_owned();
     let tries = if generated && !base.is_empty() { NAMES_TRIED } else { 1 };

@@ -90,7 +90,9 @@ pub async fn page(
     let now = wait(call, exact.or(options.revision)).await?;
     let state = store.read();
     let revision = exact.unwrap_or_else(|| now.max(state.latest()));
-    let limit = if options.limit == 0 { usize::MAX } else { options.limit };
+    // "Any version" is answered from the cache as a whole, as upstream does.
+    let whole = options.limit == 0 || options.revision == Some(0);
+    let limit = if whole { usize::MAX } else { options.limit };
     let mut page = match exact {
         Some(revision) if revision < state.latest() => {
             let then = snapshot(&state, revision, filter, &from)

@@ -193,7 +193,7 @@ impl WriteOptions {
             "Ignore" => FieldValidation::Ignore,
             "Strict" => FieldValidation::Strict,
             other => {
-                errors.not_supported("fieldValidation", other, &["Ignore", "Strict", "Warn"]);
+                errors.not_supported("fieldValidation", other, &["", "Ignore", "Strict", "Warn"]);
                 FieldValidation::Warn
             }
         };

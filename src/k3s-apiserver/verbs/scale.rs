@@ -35,7 +35,8 @@ pub async fn serve(
         let draft = Draft::new(call, kind, WriteOptions::read(&call.query, "GetOptions")?)?;
         let entry = draft.store.get(&draft.key(name));
         let entry = entry.ok_or_else(|| Status::not_found(kind.about(name)))?;
-        let scale = scale_of(&draft.served(&entry));
+        let mut scale = scale_of(&draft.served(&entry));
+        set_managed_fields(&mut scale, None);
         return Ok(render::one(call, kind, accept, StatusCode::OK, Thing::Tree(scale)));
     }
     let patching = call.parts.method == Method::PATCH;
@@ -83,7 +84,8 @@ pub async fn serve(
         Ok(new)
     };
     let entry = update_object(&mut draft, name, Source::Patch, How::Applied, make).await?;
-    let scale = scale_of(&draft.served(&entry));
+    let mut scale = scale_of(&draft.served(&entry));
+    set_managed_fields(&mut scale, None);
     let mut response = render::one(call, kind, accept, StatusCode::OK, Thing::Tree(scale));
     render::warn(&mut response, &draft.warnings);
     Ok(response)
@@ -174,7 +176,7 @@ fn patched(
                 .map_err(|err| Status::bad_request(format!("error decoding YAML: {err}")))?;
             return managed::apply_scale(planner, node, before, &parsed.value, manager);
         }
-        other => return Err(super::patch::unsupported(other)),
+        _ => return Err(super::patch::unsupported()),
     };
     let patched = patch::apply(kind, before.clone(), body, node, Typing::Typed)?;
     let (after, mut found) = patched.validated(planner.options.validation)?;

@@ -18,7 +18,7 @@ pub async fn serve(call: &Call<'_>, kind: &Kind, body: Incoming) -> Result<Respo
         return Err(Status::method_not_allowed());
     }
     // Those whose body is the object itself: the strategy sees which one it is.
-    if sub.kind == kind.kind {
+    if sub.kind == kind.kind && sub.name != "log" {
         return match call.parts.method {
             Method::GET | Method::HEAD => get::get(call, kind).await,
             Method::PUT => update::update(call, kind, read_body(body).await?).await,

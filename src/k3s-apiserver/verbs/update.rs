@@ -12,7 +12,8 @@ use super::object::{decode, expected, normalize};
 use super::options::WriteOptions;
 use super::render::{self, Thing};
 use super::write::{
-    Draft, Removed, Written, has_finalizers, is_deleting, match_namespace, meta_mut, meta_text,
+    Author, Draft, Removed, Written, has_finalizers, is_deleting, match_namespace, meta_mut,
+    meta_text,
 };
 use crate::admission::Operation;
 use crate::auth;
@@ -184,10 +185,12 @@ async fn replace(
     managed::record(draft, Some(old), &mut new, how);
     draft.mutate(Operation::Update, name, &mut new, Some(old)).await?;
     auth::check_grant(draft.call, kind, &new, Some(old)).await?;
-    prepare(draft, &mut new, old);
     let mut errors = FieldErrors::default();
-    meta::validate_update(kind, &new, old, &mut errors);
-    kind.strategy.validate_update(&draft.cx(), &new, old, &mut errors);
+    if draft.author == Author::Client {
+        prepare(draft, &mut new, old);
+        meta::validate_update(&new, old, &mut errors);
+        kind.strategy.validate_update(&draft.cx(), &new, old, &mut errors);
+    }
     if !errors.is_empty() {
         return Err(Status::invalid(&kind.group, &kind.kind, name, &errors));
     }

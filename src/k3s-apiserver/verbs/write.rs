@@ -27,6 +27,14 @@ use crate::storage::write::{Change, Outcome};
 /// How long a write waits for the caches to see what it allocated.
 const SETTLE: Duration = Duration::from_secs(5);
 
+/// Where the new object of an update comes from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Author {
+    Client,
+    /// The server changed what it read (a binding).
+    Server,
+}
+
 /// The request behind a write, and what it gathers on the way.
 pub struct Draft<'a> {
     pub call: &'a Call<'a>,
@@ -34,6 +42,8 @@ pub struct Draft<'a> {
     pub store: &'a Arc<Store>,
     pub options: WriteOptions,
     pub subresource: &'a str,
+    /// Who made the new object: what the server made itself, no strategy checks.
+    pub author: Author,
     pub now: Timestamp,
     pub warnings: Vec<String>,
 }
@@ -43,7 +53,16 @@ impl<'a> Draft<'a> {
         let store = call.server.storage.store(&kind.resource).ok_or_else(Status::no_resource)?;
         let subresource = &call.info.subresource;
         let now = call.server.now();
-        Ok(Self { call, kind, store, options, subresource, now, warnings: Vec::new() })
+        Ok(Self {
+            call,
+            kind,
+            store,
+            options,
+            subresource,
+            author: Author::Client,
+            now,
+            warnings: Vec::new(),
+        })
     }
 
     pub fn cx(&self) -> Cx<'_> {
