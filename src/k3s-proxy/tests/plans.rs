@@ -85,7 +85,8 @@ fn health_checks_count_the_endpoints_of_this_node() {
     let endpoints = json!([
         endpoint("10.42.0.1", "n1", true, true, false),
         endpoint("10.42.0.2", "n1", false, true, true),
-        endpoint("10.42.1.1", "n2", true, true, false)]);
+        endpoint("10.42.1.1", "n2", true, true, false)
+    ]);
     let plan = plan::service(&service(spec), &slices(endpoints), "n1");
     assert_eq!(plan.health_check, Some((32000, 1)));
 }
@@ -103,10 +104,13 @@ fn host_ports_live_as_long_as_their_pods_run() {
         .unwrap()
     };
     let running = show(&plan::pod(&pod("Running", false)));
-    assert_eq!(running, [
-        "hostports tcp . 8080 : 10.42.0.5 . 80",
-        "hostports-by-address 192.0.2.1 . udp . 53 : 10.42.0.5 . 53",
-    ]);
+    assert_eq!(
+        running,
+        [
+            "hostports tcp . 8080 : 10.42.0.5 . 80",
+            "hostports-by-address 192.0.2.1 . udp . 53 : 10.42.0.5 . 53",
+        ]
+    );
     assert!(show(&plan::pod(&pod("Succeeded", false))).is_empty());
     assert!(show(&plan::pod(&pod("Running", true))).is_empty());
 }

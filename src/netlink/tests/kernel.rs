@@ -114,14 +114,16 @@ fn skeleton() -> nftables::schema::Nftables<'static> {
 fn only_the_flows_that_are_meant_are_ended() {
     let Some(ns) = Scratch::new("flows") else { return };
     // Connections are tracked once a rule asks for it.
-    let rule = "table ip t { chain c { type filter hook output priority 0; ct state new accept; }; }";
+    let rule =
+        "table ip t { chain c { type filter hook output priority 0; ct state new accept; }; }";
     assert_eq!(ns.sh(&format!("ip link set lo up; echo '{rule}' | nft -f -")), "");
     ns.block_on(async || {
         let socket = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
         for port in [5301, 5302] {
             socket.send_to(b"x", ("127.0.0.1", port)).unwrap();
         }
-        let to = |port: u16| move |flow: &Flow| flow.udp && flow.to.1 == port && flow.from.1 == port;
+        let to =
+            |port: u16| move |flow: &Flow| flow.udp && flow.to.1 == port && flow.from.1 == port;
         assert_eq!(conntrack::delete(Family::V4, |_| false).unwrap(), 0);
         assert_eq!(conntrack::delete(Family::V4, to(5301)).unwrap(), 1);
         assert_eq!(conntrack::delete(Family::V4, to(5301)).unwrap(), 0);
