@@ -21,6 +21,29 @@ pub fn parse(bytes: &[u8]) -> Result<Parsed, String> {
     Ok(Parsed { value, duplicates: Vec::new() })
 }
 
+/// The first key that a map of the first document has twice, in Go's words.
+pub fn duplicate(bytes: &[u8]) -> Option<String> {
+    let text = std::str::from_utf8(bytes).ok()?;
+    if text.trim_start().starts_with('{')
+        && crate::json::parse(bytes).is_ok_and(|parsed| parsed.duplicates.is_empty())
+    {
+        return None;
+    }
+    let options = serde_saphyr::options! {
+        duplicate_keys: serde_saphyr::DuplicateKeyPolicy::Error,
+        with_snippet: false,
+    };
+    let parsed: Result<serde_json::Value, _> =
+        serde_saphyr::from_str_with_options(first_document(text), options);
+    match parsed {
+        Err(serde_saphyr::Error::DuplicateMappingKey { key, location }) => {
+            let key = key.unwrap_or_default();
+            Some(format!("line {}: key {key:?} already set in map", location.line()))
+        }
+        _ => None,
+    }
+}
+
 /// The text up to the marker that begins a second document.
 fn first_document(text: &str) -> &str {
     let mut begun = false;
@@ -42,6 +65,17 @@ fn first_document(text: &str) -> &str {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_key_that_is_there_twice_is_named() {
+        let check = |text: &str, expected: Option<&str>| {
+            assert_eq!(duplicate(text.as_bytes()).as_deref(), expected, "{text}");
+        };
+        check("a: 1\nb: {c: 1, c: 2}\n", Some("line 2: key \"c\" already set in map"));
+        check(r#"{"a":1,"a":2}"#, Some("line 1: key \"a\" already set in map"));
+        check("a: 1\nb: 2\n", None);
+        check("a: [", None);
+    }
 
     #[test]
     fn only_the_first_document_counts() {

@@ -175,11 +175,7 @@ fn read_config(draft: &mut Draft<'_>, body: &Bytes) -> Result<Object, Status> {
     if !config.is_object() {
         config = Value::Object(Map::new());
     }
-    let mut strict: Vec<String> = parsed
-        .duplicates
-        .iter()
-        .map(|path| format!("duplicate field {}", crate::registry::field::quote(path)))
-        .collect();
+    let mut strict: Vec<String> = apimachinery::yaml::duplicate(body).into_iter().collect();
     use apimachinery::decode::FieldValidation;
     match draft.options.validation {
         FieldValidation::Ignore => {}
@@ -187,8 +183,8 @@ fn read_config(draft: &mut Draft<'_>, body: &Bytes) -> Result<Object, Status> {
         FieldValidation::Strict if strict.is_empty() => {}
         FieldValidation::Strict => {
             return Err(Status::bad_request(format!(
-                "strict decoding error: {}",
-                strict.join(", ")
+                "error strict decoding YAML: error converting YAML to JSON: yaml: unmarshal errors:\n  {}",
+                strict.join("\n  ")
             )));
         }
     }
