@@ -242,9 +242,12 @@ fn endpoint(
     port: &str,
 ) -> Option<SocketAddr> {
     let ports = service["spec"]["ports"].as_array()?;
-    let wanted = ports
-        .iter()
-        .find(|have| port.is_empty() || have["name"] == port || have["port"].to_string() == port)?;
+    let number: Option<u64> = port.parse().ok();
+    let wanted = ports.iter().find(|have| {
+        port.is_empty()
+            || have["name"] == port
+            || (number.is_some() && have["port"].as_u64() == number)
+    })?;
     let wanted = wanted["name"].as_str().unwrap_or_default();
     for slice in server.cluster.list("endpointslices.discovery.k8s.io", namespace) {
         if slice.label("kubernetes.io/service-name") != Some(name) {

@@ -264,13 +264,14 @@ pub fn qualified_problems(key: &str) -> Vec<String> {
         (Some(name), None, _) => (None, name),
         (Some(prefix), Some(name), None) => (Some(prefix), name),
         _ => {
-            problems.push(format!(
+            problems.push(
                 "a qualified name must consist of alphanumeric characters, '-', '_' or '.', and \
                  must start and end with an alphanumeric character (e.g. 'MyName',  or 'my.name', \
                  \u{20}or '123-abc', regex used for validation is \
                  '([A-Za-z0-9][-A-Za-z0-9_.]*)?[A-Za-z0-9]') with an optional DNS subdomain \
                  prefix and '/' (e.g. 'example.com/MyName')"
-            ));
+                    .to_owned(),
+            );
             return problems;
         }
     };

@@ -123,13 +123,11 @@ fn check_watch(options: &ListOptions, matching: &str, errors: &mut FieldErrors) 
             );
         }
     }
-    if options.send_initial_events.is_some() {
-        if matching.is_empty() {
-            errors.forbidden(
-                "resourceVersionMatch",
-                "sendInitialEvents requires setting resourceVersionMatch to NotOlderThan",
-            );
-        }
+    if options.send_initial_events.is_some() && matching.is_empty() {
+        errors.forbidden(
+            "resourceVersionMatch",
+            "sendInitialEvents requires setting resourceVersionMatch to NotOlderThan",
+        );
     }
 }
 

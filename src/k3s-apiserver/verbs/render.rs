@@ -48,7 +48,14 @@ pub fn one(
             let tree = thing.tree(kind);
             let revision = tree["metadata"]["resourceVersion"].as_str().unwrap_or_default();
             let meta = json!({"resourceVersion": revision});
-            let table = table::table(call, kind, accept, meta, &[tree.clone()], table::Head::With);
+            let table = table::table(
+                call,
+                kind,
+                accept,
+                meta,
+                std::slice::from_ref(&tree),
+                table::Head::With,
+            );
             encode(accept.media, &table)
         }
     };
