@@ -225,8 +225,12 @@ fn own(items: &mut Vec<Item>) {
         items.push(own_binding(name, name, user));
     }
     // One process runs all controllers under one identity, so it holds what they hold together.
-    let all: Vec<&'static str> =
-        CONTROLLER_ROLES.iter().flat_map(|role| role.rules.iter().copied()).collect();
+    let all: Vec<&'static str> = CONTROLLER_ROLES
+        .iter()
+        .flat_map(|role| role.rules.iter().copied())
+        // The cluster DNS Service is made by a controller of ours.
+        .chain(["core services create,patch"])
+        .collect();
     items.push(role("system:k3s-controller-manager", parse(&all)));
     items.push(own_binding(
         "system:k3s-controller-manager",
