@@ -4,6 +4,7 @@
 //! Generic verbs call `mutate` before validation and `validate` after it. `Attributes` is upstream's
 //! `admission.Attributes`.
 
+mod certificates;
 mod limitranger;
 mod namespace_lifecycle;
 mod node_restriction;
@@ -138,6 +139,10 @@ pub async fn mutate(
             pod_defaults::toleration_seconds(object);
             pod_defaults::runtime_class(cx, object)?;
         }
+        ("", "pods") if cx.operation == Operation::Update && cx.subresource.is_empty() => {
+            node_restriction::check(cx, Some(object), old)?;
+            pod_defaults::toleration_seconds(object);
+        }
         ("", "nodes") if create => {
             node_restriction::check(cx, Some(object), old)?;
             pod_defaults::taint_new_node(object);
@@ -148,6 +153,9 @@ pub async fn mutate(
         }
         ("", "persistentvolumes") | ("storage.k8s.io", "volumeattributesclasses") if create => {
             storage::protect(cx.resource, object);
+        }
+        ("certificates.k8s.io", "certificatesigningrequests") if create => {
+            certificates::subject(cx, object)?;
         }
         ("networking.k8s.io", "ingresses") if create => {
             storage::default_ingress_class(cx, object)?;

@@ -123,7 +123,7 @@ fn labels(path: &Path, labels: &Value, errs: &mut FieldErrors) {
         }
         let value = value.as_str().unwrap_or_default();
         for problem in label_value_problems(value) {
-            errs.invalid(path.key(key), value, problem);
+            errs.invalid(path.clone(), value, problem);
         }
     }
 }
@@ -207,7 +207,7 @@ pub fn name_problems(rule: NameRule, name: &str, prefix: bool) -> Vec<String> {
     let dns = |max: usize, good: bool, text: &str| {
         let mut problems = Vec::new();
         if checked.len() > max {
-            problems.push(format!("must be no more than {max} bytes"));
+            problems.push(format!("must be no more than {max} characters"));
         }
         if !good {
             problems.push(text.to_owned());

@@ -156,7 +156,7 @@ fn strategy(errs: &mut FieldErrors, path: &Path, strategy: &Value) {
         "" => errs.required(path, ""),
         "OnDelete" => {
             if !rolling.is_null() {
-                let shown = rolling.clone();
+                let shown = crate::registry::core::spec_diff::internal(rolling);
                 let detail = "only allowed for updateStrategy 'RollingUpdate'";
                 errs.invalid(path.child("rollingUpdate"), shown, detail);
             }
@@ -170,7 +170,10 @@ fn strategy(errs: &mut FieldErrors, path: &Path, strategy: &Value) {
                 errs.invalid(path.child("maxUnavailable"), down.clone(), "cannot be 0");
             }
         }
-        _ => errs.invalid(path, strategy.clone(), "must be 'RollingUpdate' or 'OnDelete'"),
+        _ => {
+            let shown = crate::registry::core::spec_diff::internal(strategy);
+            errs.invalid(path, shown, "must be 'RollingUpdate' or 'OnDelete'");
+        }
     }
 }
 

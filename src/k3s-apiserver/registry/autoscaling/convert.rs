@@ -86,6 +86,9 @@ fn take(obj: &mut Object, annotation: &str) -> Option<Value> {
     annotations.remove(annotation);
     if annotations.is_empty() {
         remove(obj, "metadata.annotations");
+        if at(obj, "metadata").as_object().is_some_and(serde_json::Map::is_empty) {
+            remove(obj, "metadata");
+        }
     }
     value
 }

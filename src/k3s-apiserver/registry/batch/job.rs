@@ -40,15 +40,16 @@ impl Strategy for Job {
                 }
             }
         }
-        let labels = at(obj, "spec.template.metadata.labels").clone();
-        if !is_zero(&labels) && is_zero(at(obj, "metadata.labels")) {
-            set(obj, "metadata.labels", labels);
-        }
         default_template(obj, "spec.template");
     }
 
     fn prepare_for_create(&self, _cx: &Cx<'_>, obj: &mut Object) {
         generate_selector(obj);
+        // A job without labels of its own has those of its pods.
+        let labels = at(obj, "spec.template.metadata.labels").clone();
+        if is_zero(at(obj, "metadata.labels")) && !is_zero(&labels) {
+            set(obj, "metadata.labels", labels);
+        }
     }
 
     fn validate(&self, _cx: &Cx<'_>, obj: &Object, errs: &mut FieldErrors) {

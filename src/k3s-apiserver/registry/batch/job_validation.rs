@@ -6,7 +6,7 @@ use crate::registry::Object;
 use crate::registry::core::podtemplate::validate_template;
 use crate::registry::field::{FieldErrors, Path};
 use crate::registry::validate::{
-    IMMUTABLE, immutable, immutable_spec, label_selector, not_negative, selects, spec,
+    IMMUTABLE, immutable_spec, label_selector, not_negative, selects, spec,
 };
 use crate::registry::value::{at, flag, has, int, key, list, map, text};
 
@@ -246,7 +246,6 @@ pub(super) fn validate_update(errs: &mut FieldErrors, new: &Object, old: &Object
     {
         immutable_spec(errs, field, new, old);
     }
-    let _ = IMMUTABLE;
 }
 
 /// While a job is suspended and has not started, where its pods go may still change.
@@ -261,5 +260,8 @@ fn template(errs: &mut FieldErrors, new: &Object, old: &Object) {
             crate::registry::value::carry(had, &mut allowed, &format!("metadata.{field}"));
         }
     }
-    immutable(errs, &spec().child("template"), &allowed, had);
+    if allowed != *had {
+        let shown = crate::registry::core::spec_diff::internal(&allowed);
+        errs.invalid(spec().child("template"), shown, IMMUTABLE);
+    }
 }

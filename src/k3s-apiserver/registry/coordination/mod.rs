@@ -19,6 +19,13 @@ impl Strategy for Lease {
         "leases.coordination.k8s.io"
     }
 
+    /// Coordinated election is not on: its fields are dropped.
+    fn prepare_for_create(&self, _cx: &Cx<'_>, obj: &mut Object) {
+        for field in ["spec.strategy", "spec.preferredHolder"] {
+            super::value::remove(obj, field);
+        }
+    }
+
     fn validate(&self, _cx: &Cx<'_>, obj: &Object, errs: &mut FieldErrors) {
         validate(obj, errs);
     }

@@ -39,7 +39,7 @@ impl Strategy for Pod {
     }
 
     fn validate(&self, _cx: &Cx<'_>, obj: &Object, errs: &mut FieldErrors) {
-        super::podspec::validate(errs, &spec(), at(obj, "spec"), super::podspec::Of::Pod(obj));
+        super::podspec::validate(errs, &spec(), at(obj, "spec"), super::podspec::Of::Pod);
         if has(obj, "spec.ephemeralContainers") && !list(obj, "spec.ephemeralContainers").is_empty()
         {
             errs.forbidden(spec().child("ephemeralContainers"), "cannot be set on create");

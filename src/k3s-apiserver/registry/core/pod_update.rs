@@ -16,7 +16,7 @@ const MAY_CHANGE: &str = "pod updates may not change fields other than `spec.con
 
 /// An ordinary update.
 pub(super) fn validate(errs: &mut FieldErrors, new: &Object, old: &Object) {
-    podspec::validate(errs, &spec(), at(new, "spec"), Of::Pod(new));
+    podspec::validate(errs, &spec(), at(new, "spec"), Of::Pod);
     for kind in ["containers", "initContainers"] {
         let path = spec().child(kind);
         let full = format!("spec.{kind}");
@@ -163,7 +163,7 @@ fn restarts(errs: &mut FieldErrors, new: &Object, old: &Object, field: &str, kin
 
 /// `pods/ephemeralcontainers`: containers may only be added.
 pub(super) fn validate_ephemeral(errs: &mut FieldErrors, new: &Object, old: &Object) {
-    podspec::validate(errs, &spec(), at(new, "spec"), Of::Pod(new));
+    podspec::validate(errs, &spec(), at(new, "spec"), Of::Pod);
     let path = spec().child("ephemeralContainers");
     for had in list(old, "spec.ephemeralContainers") {
         let name = text(had, "name");
@@ -189,7 +189,7 @@ pub(super) fn validate_ephemeral(errs: &mut FieldErrors, new: &Object, old: &Obj
 
 /// `pods/resize`: only the resources of containers may change.
 pub(super) fn validate_resize(errs: &mut FieldErrors, new: &Object, old: &Object) {
-    podspec::validate(errs, &spec(), at(new, "spec"), Of::Pod(new));
+    podspec::validate(errs, &spec(), at(new, "spec"), Of::Pod);
     if super::resources::qos_class(at(new, "spec")) != super::resources::qos_class(at(old, "spec"))
     {
         let class = super::resources::qos_class(at(new, "spec"));

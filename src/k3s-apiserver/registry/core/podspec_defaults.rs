@@ -28,6 +28,11 @@ pub(crate) fn default_pod(pod: &mut Value) {
 
 /// A pod template: `template.spec` under the given object.
 pub(crate) fn default_template(owner: &mut Value, path: &str) {
+    if let Some((parent, name)) = path.rsplit_once('.')
+        && let Some(parent) = at_mut(owner, parent)
+    {
+        default(parent, name, json!({}));
+    }
     if let Some(template) = at_mut(owner, path) {
         default(template, "spec", json!({}));
         default_pod_spec(&mut template["spec"]);

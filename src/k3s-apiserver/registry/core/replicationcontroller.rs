@@ -30,7 +30,9 @@ impl Strategy for ReplicationController {
         if has(obj, "spec") {
             default(&mut obj["spec"], "replicas", 1);
         }
-        default_template(obj, "spec.template");
+        if has(obj, "spec.template") {
+            default_template(obj, "spec.template");
+        }
     }
 
     fn validate(&self, _cx: &Cx<'_>, obj: &Object, errs: &mut FieldErrors) {

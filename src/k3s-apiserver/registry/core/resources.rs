@@ -4,7 +4,7 @@ use serde_json::{Map, Value, json};
 
 use crate::registry::field::{FieldErrors, Path};
 use crate::registry::validate::{problems, qualified_problems};
-use crate::registry::value::{flag, has, key, list, map, object, text};
+use crate::registry::value::{has, key, list, map, object, text};
 
 const NANO: i128 = 1_000_000_000;
 
@@ -327,11 +327,6 @@ pub(crate) fn resource_value(errs: &mut FieldErrors, path: &Path, name: &str, va
     if whole && nanos % NANO != 0 {
         errs.invalid(path, value.clone(), "must be an integer");
     }
-}
-
-/// Is the pod on the host's network?
-pub(crate) fn on_host_network(spec: &Value) -> bool {
-    flag(spec, "hostNetwork")
 }
 
 #[cfg(test)]

@@ -8,7 +8,7 @@ use std::net::IpAddr;
 use std::sync::{Mutex, PoisonError};
 
 use ipnetwork::IpNetwork;
-use serde_json::{Value, json};
+use serde_json::json;
 
 use crate::cluster::Cluster;
 use crate::registry::field::FieldErrors;
@@ -407,21 +407,4 @@ fn free_port(
         }
     }
     None
-}
-
-/// The IPAddress object of a service's address.
-pub(crate) fn ip_address(ip: &str, namespace: &str, name: &str) -> Value {
-    let family = if ip.contains(':') { "IPv6" } else { "IPv4" };
-    json!({
-        "apiVersion": "networking.k8s.io/v1",
-        "kind": "IPAddress",
-        "metadata": {
-            "name": ip,
-            "labels": {
-                "ipaddress.kubernetes.io/ip-family": family,
-                "ipaddress.kubernetes.io/managed-by": "ipallocator.k8s.io",
-            },
-        },
-        "spec": {"parentRef": {"name": name, "namespace": namespace, "resource": "services"}},
-    })
 }

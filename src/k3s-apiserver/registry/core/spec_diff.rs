@@ -14,6 +14,17 @@ pub(crate) fn claim(old: &Value, new: &Value) -> String {
     value(old, new)
 }
 
+/// A value as Go prints one of its own structs: the members under their Go names.
+pub(crate) fn internal(value: &Value) -> Value {
+    match value {
+        Value::Object(members) => {
+            members.iter().map(|(name, member)| (go_name(name), internal(member))).collect()
+        }
+        Value::Array(items) => items.iter().map(internal).collect(),
+        other => other.clone(),
+    }
+}
+
 /// A unified diff of two values as indented JSON with Go's field names.
 pub(crate) fn value(old: &Value, new: &Value) -> String {
     let (old, new) = (lines(old), lines(new));

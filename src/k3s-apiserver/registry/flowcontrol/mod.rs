@@ -4,6 +4,7 @@ use jiff::Timestamp;
 use serde_json::{Value, json};
 
 use super::field::{FieldErrors, Path};
+use crate::bootstrap::flowcontrol::dangling_status;
 use super::table::{age, column, condition, name, or};
 use super::validate::{not_negative, one_of, spec};
 use super::value::{at, at_mut, default, default_zero, has, int, key, list, text};
@@ -24,6 +25,17 @@ impl Strategy for FlowSchema {
     fn default(&self, obj: &mut Object) {
         if let Some(spec) = at_mut(obj, "spec") {
             default_zero(spec, "matchingPrecedence", 1000);
+        }
+    }
+
+    /// The server itself says whether the level is there.
+    fn prepare_for_create(&self, cx: &Cx<'_>, obj: &mut Object) {
+        judge(cx, obj);
+    }
+
+    fn prepare_for_update(&self, cx: &Cx<'_>, new: &mut Object, _old: &Object) {
+        if cx.subresource.is_empty() {
+            judge(cx, new);
         }
     }
 
@@ -63,6 +75,15 @@ impl Strategy for FlowSchema {
 
     fn has_generation(&self) -> bool {
         true
+    }
+}
+
+fn judge(cx: &Cx<'_>, obj: &mut Object) {
+    let level = text(obj, "spec.priorityLevelConfiguration.name");
+    let resource = "prioritylevelconfigurations.flowcontrol.apiserver.k8s.io";
+    let exists = cx.cluster.get(resource, "", level).is_some();
+    if let Some(status) = dangling_status(obj, exists, &format!("{:.0}", cx.now)) {
+        obj["status"] = status;
     }
 }
 

@@ -68,7 +68,7 @@ fn validate(obj: &Object, errs: &mut FieldErrors) {
     let (path, body) = (spec(), at(obj, "spec"));
     if has(body, "minAvailable") && has(body, "maxUnavailable") {
         let detail = "minAvailable and maxUnavailable cannot be both set";
-        errs.invalid(path.clone(), body.clone(), detail);
+        errs.invalid(path.clone(), super::core::spec_diff::internal(body), detail);
     }
     for field in ["minAvailable", "maxUnavailable"] {
         if has(body, field) {

@@ -92,7 +92,8 @@ impl Strategy for Binding {
     fn validate_update(&self, _cx: &Cx<'_>, new: &Object, old: &Object, errs: &mut FieldErrors) {
         self.check(new, errs);
         if key(new, "roleRef") != key(old, "roleRef") {
-            errs.invalid("roleRef", key(new, "roleRef").clone(), "cannot change roleRef");
+            let shown = crate::registry::core::spec_diff::internal(key(new, "roleRef"));
+            errs.invalid("roleRef", shown, "cannot change roleRef");
         }
     }
 

@@ -14,7 +14,6 @@ use std::collections::HashSet;
 
 use serde_json::Value;
 
-use crate::registry::Object;
 use crate::registry::field::{FieldErrors, Path};
 use crate::registry::validate::{
     ip, label_problems, labels, one_of, problems, qualified_problems, subdomain_problems,
@@ -22,12 +21,12 @@ use crate::registry::validate::{
 use crate::registry::value::{at, flag, has, int, key, list, text, texts};
 
 pub(crate) use self::affinity::{node_selector, topology_selector_terms};
-pub(crate) use self::scheduling::{tolerations, tolerations_at};
+pub(crate) use self::scheduling::tolerations_at;
 
 /// Whose spec it is: some rules are only for pods that will run.
 #[derive(Clone, Copy)]
-pub(crate) enum Of<'a> {
-    Pod(&'a Object),
+pub(crate) enum Of {
+    Pod,
     Template,
 }
 
@@ -35,7 +34,7 @@ const RESTART: &[&str] = &["Always", "OnFailure", "Never"];
 const DNS: &[&str] = &["ClusterFirstWithHostNet", "ClusterFirst", "Default", "None"];
 
 /// Validates a pod spec at `path`.
-pub(crate) fn validate(errs: &mut FieldErrors, path: &Path, spec: &Value, of: Of<'_>) {
+pub(crate) fn validate(errs: &mut FieldErrors, path: &Path, spec: &Value, of: Of) {
     let volumes = volumes::validate(errs, &path.child("volumes"), list(spec, "volumes"), of);
     container::validate_all(errs, path, spec, &volumes);
     restart_policy(errs, path, spec);

@@ -11,7 +11,7 @@ use crate::registry::validate::{
 use crate::registry::value::{has, int, key, list, text, texts};
 
 /// `tolerations` of a pod spec.
-pub(crate) fn tolerations(errs: &mut FieldErrors, path: &Path, spec: &Value) {
+pub(super) fn tolerations(errs: &mut FieldErrors, path: &Path, spec: &Value) {
     tolerations_at(errs, &path.child("tolerations"), list(spec, "tolerations"));
 }
 

@@ -8,8 +8,8 @@ use super::Of;
 use super::container::local_path;
 use super::env::{field_ref, resource_ref};
 use crate::registry::field::{FieldErrors, Path};
-use crate::registry::validate::{label_problems, one_of, problems, subdomain_problems};
-use crate::registry::value::{at, has, int, key, list, text};
+use crate::registry::validate::{label_problems, one_of, problems};
+use crate::registry::value::{has, int, key, list, text};
 
 const MODE: &str = "must be a number between 0 and 0777 (octal), both inclusive";
 const DOWNWARD: &[&str] = &[
@@ -52,7 +52,7 @@ pub(super) fn validate<'a>(
     errs: &mut FieldErrors,
     path: &Path,
     volumes: &'a [Value],
-    _of: Of<'_>,
+    _of: Of,
 ) -> Volumes<'a> {
     let mut known = Volumes { names: HashSet::new(), claims: HashSet::new() };
     for (at, volume) in volumes.iter().enumerate() {
@@ -372,20 +372,4 @@ fn token(errs: &mut FieldErrors, path: &Path, token: &Value) {
         errs.invalid(here, seconds, "may not specify a duration larger than 2^32 seconds");
     }
     file(errs, &path.child("path"), text(token, "path"));
-}
-
-/// A reference to an object in a namespace, as persistent volumes have.
-pub(crate) fn secret_reference(errs: &mut FieldErrors, path: &Path, holder: &Value, field: &str) {
-    let reference = at(holder, field);
-    if reference.is_null() {
-        return;
-    }
-    for part in ["name", "namespace"] {
-        let value = text(reference, part);
-        if value.is_empty() {
-            errs.required(path.child(field).child(part), "");
-        } else if part == "name" {
-            problems(errs, &path.child(field).child(part), value, subdomain_problems(value));
-        }
-    }
 }
