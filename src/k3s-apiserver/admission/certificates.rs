@@ -13,7 +13,8 @@ const MASTERS: &str = "system:masters";
 
 /// Refuses a request whose subject is in the group that nothing is forbidden to.
 pub(super) fn subject(cx: &Attributes<'_>, request: &Object) -> Result<(), Refusal> {
-    if text(request, "spec.signerName") != SIGNER || !is_for_masters(text(request, "spec.request")) {
+    if text(request, "spec.signerName") != SIGNER || !is_for_masters(text(request, "spec.request"))
+    {
         return Ok(());
     }
     let detail = format!("use of {SIGNER} signer with {MASTERS} group is not allowed");

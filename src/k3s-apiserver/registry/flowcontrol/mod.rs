@@ -4,11 +4,11 @@ use jiff::Timestamp;
 use serde_json::{Value, json};
 
 use super::field::{FieldErrors, Path};
-use crate::bootstrap::flowcontrol::dangling_status;
 use super::table::{age, column, condition, name, or};
 use super::validate::{not_negative, one_of, spec};
 use super::value::{at, at_mut, default, default_zero, has, int, key, list, text};
 use super::{AGE, Column, Cx, NAME, Object, Strategy};
+use crate::bootstrap::flowcontrol::dangling_status;
 
 const MAX_PRECEDENCE: i64 = 10_000;
 
