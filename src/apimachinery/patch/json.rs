@@ -36,7 +36,8 @@ pub fn apply(object: &mut Value, patch: &[u8]) -> Result<(), Status> {
         )));
     }
     let mut copied = 0;
-    for operation in operations {
+    for mut operation in operations {
+        root_paths(&mut operation);
         let operation = serde_json::from_value::<PatchOperation>(operation)
             .map_err(|_| Status::unprocessable())?;
         if let PatchOperation::Copy(copy) = &operation {
@@ -52,6 +53,16 @@ pub fn apply(object: &mut Value, patch: &[u8]) -> Result<(), Status> {
         json_patch::patch_unsafe(object, &[operation]).map_err(|_| Status::unprocessable())?;
     }
     Ok(())
+}
+
+/// Upstream's library ignores what stands before the first slash of a path.
+fn root_paths(operation: &mut Value) {
+    for key in ["path", "from"] {
+        let Some(Value::String(path)) = operation.get_mut(key) else { continue };
+        if let Some(slash) = path.find('/') {
+            path.drain(..slash);
+        }
+    }
 }
 
 /// The patched object as refusals show it: top-level fields by name, and those that no operation
@@ -103,6 +114,13 @@ mod tests {
         let patch = br#"[{"op":"add","path":"/a/-","value":3},{"op":"remove","path":"/a/0"},{"op":"copy","from":"/a","path":"/b"},{"op":"test","path":"/b/0","value":2}]"#;
         apply(&mut object, patch).unwrap();
         assert_eq!(object, json!({"a": [2, 3], "b": [2, 3]}));
+    }
+
+    #[test]
+    fn what_stands_before_the_first_slash_is_ignored() {
+        let mut object = json!({});
+        apply(&mut object, br#"[{"op":"add","path":"data/a","value":1}]"#).unwrap();
+        assert_eq!(object, json!({"a": 1}));
     }
 
     #[test]
