@@ -139,7 +139,7 @@ mod tests {
         Meta {
             uid: uid.into(),
             owner_references: owner.into_iter().collect(),
-            deletion_timestamp: deleting.then(|| client::Time(jiff::Timestamp::UNIX_EPOCH)),
+            deletion_timestamp: deleting.then_some(client::Time(jiff::Timestamp::UNIX_EPOCH)),
             ..Meta::default()
         }
     }

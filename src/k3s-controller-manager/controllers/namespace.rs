@@ -67,7 +67,6 @@ async fn reconcile(cx: &Cx, key: &Key) -> Result<Action> {
         .found
         .iter()
         .filter(|it| it.resource.namespaced && it.has(&["delete", "list"]))
-        .cloned()
         .map(|it| async { (it.resource.plural.to_string(), empty(cx, &key.name, it).await) })
         .collect();
     let mut failures = Vec::new();
@@ -92,7 +91,7 @@ async fn reconcile(cx: &Cx, key: &Key) -> Result<Action> {
 }
 
 /// Deletes everything of one resource and says what is left of it.
-async fn empty(cx: &Cx, namespace: &str, it: Discovered) -> Result<Remaining> {
+async fn empty(cx: &Cx, namespace: &str, it: &Discovered) -> Result<Remaining> {
     let resource = &it.resource;
     let list = || async {
         match cx.rest.list::<client::PartialObject>(resource, namespace, &[("limit", "500")]).await

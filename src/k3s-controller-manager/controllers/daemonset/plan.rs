@@ -147,7 +147,8 @@ pub(super) fn plan(
         live.sort_by_key(|pod| {
             (!pod.is_ready(), pod.metadata.created(), pod.metadata.name.clone())
         });
-        if !start && !(stay && !live.is_empty()) {
+        let remains = stay && !live.is_empty();
+        if !start && !remains {
             status.number_misscheduled += i32::from(!live.is_empty());
             plan.delete.extend(live);
             plan.failed.extend(failed);

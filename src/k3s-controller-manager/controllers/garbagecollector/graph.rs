@@ -179,7 +179,7 @@ mod tests {
             name: uid.into(),
             uid: uid.into(),
             finalizers: finalizers.iter().map(|it| (*it).to_owned()).collect(),
-            deletion_timestamp: deleting.then(|| client::Time(jiff::Timestamp::UNIX_EPOCH)),
+            deletion_timestamp: deleting.then_some(client::Time(jiff::Timestamp::UNIX_EPOCH)),
             owner_references: owners
                 .iter()
                 .map(|uid| OwnerReference { uid: (*uid).into(), ..OwnerReference::default() })
