@@ -109,6 +109,8 @@ enum Initial {
     Object(Arc<Entry>),
     /// The bookmark after all initial objects.
     End(i64),
+    /// The resourceVersion has expired: said in the stream, as upstream says it.
+    Expired(Status),
 }
 
 impl Watcher {
@@ -126,7 +128,8 @@ impl Watcher {
             _ => None,
         };
         if let Some(revision) = from {
-            return self.resume(revision);
+            self.resume(revision);
+            return Ok(());
         }
         let now = wait(call, options.revision).await?;
         let state = self.store.read();
@@ -145,19 +148,16 @@ impl Watcher {
     }
 
     /// Goes on after a revision that the client has seen.
-    fn resume(&mut self, revision: i64) -> Result<(), Status> {
+    fn resume(&mut self, revision: i64) {
         let state = self.store.read();
         match state.place_after(revision) {
             Some(place) => self.place = place,
             None => {
-                let floor = state.floor;
-                drop(state);
-                let message = format!("too old resource version: {revision} ({floor})");
-                self.pending.clear();
-                return Err(Status::expired(message));
+                let message = format!("too old resource version: {revision} ({})", state.floor);
+                self.pending.push_back(Initial::Expired(Status::expired(message)));
+                self.finished = true;
             }
         }
-        Ok(())
     }
 
     /// The next bytes to send; none at the end.
@@ -208,6 +208,9 @@ impl Watcher {
                 }
                 Some(Initial::End(revision)) => {
                     out.extend_from_slice(&self.bookmark_frame(revision, true));
+                }
+                Some(Initial::Expired(status)) => {
+                    out.extend_from_slice(&self.tree_frame("ERROR", &status.to_value()));
                 }
             }
         }
