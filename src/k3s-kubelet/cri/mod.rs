@@ -19,7 +19,7 @@ use tonic::transport::{Channel, Endpoint, Uri};
 use tonic::{Request, Status};
 use tonic_prost::ProstCodec;
 
-use config::{ContainerConfig, ImageSpec, PodSandboxConfig};
+use config::{ContainerConfig, ImageSpec, LinuxContainerResources, PodSandboxConfig};
 use image::*;
 use runtime::*;
 
@@ -185,6 +185,22 @@ impl Runtime {
         let answer: ContainerStatusResponse =
             self.call("/runtime.v1.RuntimeService/ContainerStatus", message, DEADLINE).await?;
         answer.status.ok_or_else(|| Status::internal("container status is empty"))
+    }
+
+    pub(crate) async fn update_resources(
+        &self,
+        id: &str,
+        resources: LinuxContainerResources,
+    ) -> Result<()> {
+        let message = UpdateContainerResourcesRequest {
+            container_id: id.to_owned(),
+            linux: Some(resources),
+            ..Default::default()
+        };
+        let _: UpdateContainerResourcesResponse = self
+            .call("/runtime.v1.RuntimeService/UpdateContainerResources", message, DEADLINE)
+            .await?;
+        Ok(())
     }
 
     pub(crate) async fn reopen_log(&self, id: &str) -> Result<()> {

@@ -364,6 +364,19 @@ pub(crate) struct ContainerStatusResponse {
 }
 
 #[derive(Clone, PartialEq, ::prost::Message)]
+pub(crate) struct UpdateContainerResourcesRequest {
+    #[prost(string, tag = "1")]
+    pub(crate) container_id: String,
+    #[prost(message, optional, tag = "2")]
+    pub(crate) linux: Option<LinuxContainerResources>,
+    #[prost(btree_map = "string, string", tag = "4")]
+    pub(crate) annotations: BTreeMap<String, String>,
+}
+
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub(crate) struct UpdateContainerResourcesResponse {}
+
+#[derive(Clone, PartialEq, ::prost::Message)]
 pub(crate) struct ReopenContainerLogRequest {
     #[prost(string, tag = "1")]
     pub(crate) container_id: String,

@@ -32,6 +32,11 @@ pub(crate) enum Step {
         grace_secs: i64,
         message: String,
     },
+    /// The spec asks for other resources than the running container has.
+    Resize {
+        id: String,
+        name: String,
+    },
     RemoveContainer {
         id: String,
     },
@@ -51,6 +56,7 @@ impl Step {
             Step::SetUpVolumes => Target::Volumes,
             Step::CreateSandbox { .. } => Target::Sandbox,
             Step::Start { name, .. } => Target::Container(name.clone()),
+            Step::Resize { id, .. } => Target::Resize(id.clone()),
             Step::Kill { id, .. } => Target::Kill(id.clone()),
             Step::RemoveContainer { id } | Step::RemoveSandbox { id } => Target::Remove(id.clone()),
             Step::StopSandbox { .. } => Target::Sandbox,
@@ -300,6 +306,11 @@ impl Planner<'_> {
         {
             let message = format!("Container {name} definition changed, will be restarted");
             self.kill(view, grace(self.pod), &message);
+        } else if entry.kind != Kind::Ephemeral
+            && let Some(applied) = self.memory.applied.get(&view.id)
+            && *applied != entry.container.resources
+        {
+            self.step(Step::Resize { id: view.id.clone(), name: name.clone() });
         }
     }
 

@@ -68,6 +68,7 @@ fn check(spec: serde_json::Value, observed: Observed, memory: Memory, expected: 
             Step::CreateSandbox { attempt } => format!("sandbox {attempt}"),
             Step::Start { name, attempt, .. } => format!("start {name} {attempt}"),
             Step::Kill { id, grace_secs, .. } => format!("kill {id} {grace_secs}"),
+            Step::Resize { id, .. } => format!("resize {id}"),
             Step::RemoveContainer { id } => format!("remove {id}"),
             Step::StopSandbox { .. } => "stop sandbox".to_owned(),
             Step::RemoveSandbox { id } => format!("remove sandbox {id}"),
@@ -175,6 +176,19 @@ fn an_unhealthy_container_is_killed_and_a_changed_image_too() {
     let mut changed = running();
     changed.containers.get_mut("b").unwrap()[0].hash = "other".into();
     check(two(), changed, ready(), &["kill b-0 30"]);
+}
+
+#[test]
+fn changed_resources_are_given_to_the_running_container() {
+    let running = || observed(vec![view("a", 0, Life::Running, 0), view("b", 0, Life::Running, 0)]);
+    let mut memory = ready();
+    memory.applied.insert("a-0".into(), None);
+    check(two(), running(), memory.clone(), &[]);
+    let mut bigger = two();
+    bigger["containers"][0]["resources"] = json!({"limits": {"memory": "1Mi"}});
+    check(bigger.clone(), running(), memory.clone(), &["resize a-0"]);
+    memory.busy.insert(Target::Resize("a-0".into()), 0);
+    check(bigger, running(), memory, &[]);
 }
 
 #[test]

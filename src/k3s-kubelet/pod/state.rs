@@ -7,6 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use jiff::Timestamp;
+use k8s_openapi::api::core::v1::ResourceRequirements;
 
 use crate::cri::config::Mount;
 use crate::cri::runtime as cri;
@@ -147,6 +148,8 @@ pub(crate) enum Target {
     Volumes,
     Sandbox,
     Container(String),
+    /// Giving a running container other resources, by its id.
+    Resize(String),
     /// Killing a container, by its id.
     Kill(String),
     /// Removing leftovers.
@@ -226,6 +229,8 @@ pub(crate) struct Memory {
     pub(crate) ips: Vec<String>,
     /// Termination messages by container id.
     pub(crate) messages: BTreeMap<String, String>,
+    /// Resources that running containers have, by container id.
+    pub(crate) applied: BTreeMap<String, Option<ResourceRequirements>>,
     /// Container ids that ran out of memory.
     pub(crate) out_of_memory: BTreeSet<String>,
     /// The pod is over and its volumes are gone.

@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use client::{EventType, Key};
 use jiff::Timestamp;
-use k8s_openapi::api::core::v1::{Pod, PodStatus};
+use k8s_openapi::api::core::v1::{Pod, PodStatus, ResourceRequirements};
 use tokio::sync::{broadcast, mpsc};
 use tokio::task::{AbortHandle, JoinSet};
 use tokio_util::sync::CancellationToken;
@@ -70,6 +70,7 @@ enum Outcome {
     Volumes(Result<Inputs, String>),
     Sandbox(Result<String, Waiting>),
     Started { name: String, result: Result<String, Waiting> },
+    Resized { id: String, resources: Option<ResourceRequirements>, result: Result<(), String> },
     Killed { id: String, result: Result<(), String> },
     Done { target: Target, result: Result<(), String> },
     Patched { want: PodStatus, result: Result<(), String>, gone: bool },
@@ -266,6 +267,7 @@ impl Worker {
             self.memory.started.remove(&view.id);
             self.memory.ready.remove(&view.id);
             self.memory.unhealthy.remove(&view.id);
+            self.memory.applied.remove(&view.id);
             if self.memory.messages.contains_key(&view.id) {
                 continue;
             }

@@ -62,6 +62,16 @@ impl Worker {
                 self.failed(target, &message, first, most);
                 true
             }
+            Outcome::Resized { id, resources, result } => {
+                match result {
+                    Ok(()) => {
+                        self.memory.applied.insert(id, resources);
+                        self.succeeded(&target);
+                    }
+                    Err(message) => self.failed(target, &message, RETRY_FIRST, RETRY_MAX),
+                }
+                false
+            }
             Outcome::Killed { id, result } => {
                 if let Err(message) = result {
                     self.failed(target, &message, RETRY_FIRST, RETRY_MAX);

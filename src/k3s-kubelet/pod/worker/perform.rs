@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use client::EventType;
 use jiff::Timestamp;
-use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::api::core::v1::{Container, Pod};
 
 use super::super::container::{Kind, entries};
 use super::super::labels::PodNames;
@@ -13,7 +13,7 @@ use super::super::plan::Step;
 use super::super::probe::{self, ProbeKind, Subject};
 use super::super::start::{self, Start, field_path};
 use super::super::state::{Backoff, Ending, Life, Observed, Target, Waiting};
-use super::super::{prepare, sandbox};
+use super::super::{prepare, resources, sandbox};
 use super::{Outcome, Worker};
 use crate::cri::config::PodSandboxConfig;
 use crate::cri::rpc_error;
@@ -69,6 +69,14 @@ impl Worker {
                 });
             }
             Step::Start { name, attempt, restart } => self.start(target, name, attempt, restart),
+            Step::Resize { id, name } => {
+                let Some(entry) = self.entry(&name) else { return };
+                self.operate(target, 0, async move {
+                    let resources = entry.container.resources.clone();
+                    let result = resize(&shared, &pod, &entry.container, &id).await;
+                    Outcome::Resized { id, resources, result }
+                });
+            }
             Step::Kill { id, name, grace_secs, message } => {
                 self.kill(target, id, &name, grace_secs, message);
             }
@@ -170,6 +178,8 @@ impl Worker {
         for entry in entries(&self.pod) {
             let name = &entry.container.name;
             let Some(view) = self.observed.current(name).cloned() else { continue };
+            let spec = || entry.container.resources.clone();
+            self.memory.applied.entry(view.id.clone()).or_insert_with(spec);
             let starting = self.memory.busy.contains_key(&Target::Container(name.clone()));
             if view.life != Life::Running || starting {
                 continue;
@@ -305,6 +315,23 @@ async fn release(
     }
     if deleted {
         shared.disown(pod.uid());
+    }
+    Ok(())
+}
+
+/// Raises what is above the container first and lowers it last.
+async fn resize(shared: &Shared, pod: &Pod, container: &Container, id: &str) -> Result<(), String> {
+    let config = &shared.config;
+    let first = cgroup::ensure(pod, config);
+    let wanted = resources::container_resources(
+        pod,
+        container,
+        config.memory_capacity_bytes,
+        config.cgroup_v2,
+    );
+    shared.runtime.update_resources(id, wanted).await.map_err(|err| rpc_error(&err))?;
+    if first.is_err() {
+        cgroup::ensure(pod, config).map_err(|err| format!("{err:#}"))?;
     }
     Ok(())
 }
