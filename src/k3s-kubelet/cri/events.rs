@@ -79,7 +79,7 @@ pub(crate) async fn subscribe(
             () = stop.cancelled() => return Ok(()),
             end = stream(&runtime, &events, &mut pause) => {
                 if let Err(err) = end {
-                    tracing::debug!(%err, "Runtime event stream ended, reconnecting");
+                    tracing::warn!(%err, "Runtime event stream ended, reconnecting");
                 }
             }
         }
@@ -101,7 +101,9 @@ async fn stream(
 ) -> Result<(), tonic::Status> {
     let mut grpc = Grpc::new(runtime.channel.clone());
     grpc.ready().await.map_err(|err| tonic::Status::unavailable(err.to_string()))?;
-    let filters = vec!["namespace==k8s.io,topic~=/tasks/(start|exit|oom)".to_owned()];
+    let filters = ["start", "exit", "oom"]
+        .map(|kind| format!("namespace==\"k8s.io\",topic==\"/tasks/{kind}\""))
+        .to_vec();
     let codec: ProstCodec<SubscribeRequest, Envelope> = ProstCodec::default();
     let path = PathAndQuery::from_static("/containerd.services.events.v1.Events/Subscribe");
     let answer =
