@@ -60,9 +60,6 @@ const BINDINGS: &[(&str, &str, &[&str])] = &[
     ("system:volume-scheduler", "system:volume-scheduler", &["u:system:kube-scheduler"]),
 ];
 
-/// Controller roles without a binding of their own.
-const UNBOUND: &[&str] = &["system:controller:legacy-service-account-token-cleaner"];
-
 /// Namespaced roles: namespace, name, rules.
 const NAMESPACED: &[(&str, &str, &[&str])] = &[
     (
@@ -193,7 +190,7 @@ pub(super) fn items() -> Vec<Item> {
     for (name, role, subjects) in BINDINGS {
         items.push(cluster_binding(name, role, subjects));
     }
-    for role in CONTROLLER_ROLES.iter().filter(|role| !UNBOUND.contains(&role.name)) {
+    for role in CONTROLLER_ROLES {
         let account = role.name.rsplit(':').next().unwrap_or_default();
         items.push(cluster_binding(role.name, role.name, &[&format!("s:kube-system/{account}")]));
     }
