@@ -167,7 +167,7 @@ fn named(names: &[&str]) -> String {
     format!("container{} {}", if names.len() == 1 { "" } else { "s" }, quoted.join(", "))
 }
 
-fn failing<'a>(spec: &'a Value, bad: impl Fn(&Value) -> bool) -> Vec<&'a str> {
+fn failing(spec: &Value, bad: impl Fn(&Value) -> bool) -> Vec<&str> {
     all(spec).filter(|c| bad(key(c, "securityContext"))).map(|c| text(c, "name")).collect()
 }
 

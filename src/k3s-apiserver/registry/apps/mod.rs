@@ -10,7 +10,7 @@ use super::Object;
 use super::Strategy;
 use super::field::FieldErrors;
 use super::validate::spec;
-use super::value::{at, list};
+use super::value::at;
 
 pub(super) static STRATEGIES: &[&dyn Strategy] = &[
     &controllerrevision::ControllerRevision,
@@ -34,5 +34,4 @@ fn selector(errs: &mut FieldErrors, obj: &Object, what: &str, required: bool) {
     if super::validate::selector_is_empty(selector) {
         errs.invalid(path, serde_json::json!({}), format!("empty selector is invalid for {what}"));
     }
-    let _ = list(selector, "matchExpressions");
 }

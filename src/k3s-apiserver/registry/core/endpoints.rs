@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 
 use crate::registry::field::{FieldErrors, Path};
 use crate::registry::table::{age, column, name};
-use crate::registry::validate::{endpoint_ip, ip, one_of, port, port_name_problems, problems};
+use crate::registry::validate::{endpoint_ip, ip, one_of, port, problems};
 use crate::registry::value::{default_zero, int, key, list, list_mut, text};
 use crate::registry::{AGE, Column, Cx, NAME, Object, Strategy};
 
@@ -99,7 +99,6 @@ fn validate(obj: &Object, errs: &mut FieldErrors) {
             }
             port(errs, &path.child("port"), key(one, "port"));
             one_of(errs, &path.child("protocol"), key(one, "protocol"), &["SCTP", "TCP", "UDP"]);
-            let _ = port_name_problems;
         }
     }
 }

@@ -128,10 +128,10 @@ fn security_labels(errs: &mut FieldErrors, obj: &Object, old: Option<&Object>) {
         let path = Path::new("metadata").child("labels").key(label);
         let value = value.as_str().unwrap_or_default();
         match mode {
-            "enforce" | "warn" | "audit" => {
-                if !matches!(value, "privileged" | "baseline" | "restricted") {
-                    errs.invalid(path, value, "must be one of privileged, baseline, restricted");
-                }
+            "enforce" | "warn" | "audit"
+                if !matches!(value, "privileged" | "baseline" | "restricted") =>
+            {
+                errs.invalid(path, value, "must be one of privileged, baseline, restricted");
             }
             "enforce-version" | "warn-version" | "audit-version" => {
                 let minor = value.strip_prefix("v1.").unwrap_or_default();

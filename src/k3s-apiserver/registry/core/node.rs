@@ -26,10 +26,11 @@ impl Strategy for Node {
     }
 
     fn default(&self, obj: &mut Object) {
-        if let Some(status) = at_mut(obj, "status") {
-            if !has(status, "allocatable") && has(status, "capacity") {
-                status["allocatable"] = status["capacity"].clone();
-            }
+        if let Some(status) = at_mut(obj, "status")
+            && !has(status, "allocatable")
+            && has(status, "capacity")
+        {
+            status["allocatable"] = status["capacity"].clone();
         }
         // The old single field and the new list say the same.
         let (one, many) =

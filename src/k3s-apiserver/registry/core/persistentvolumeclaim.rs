@@ -9,9 +9,7 @@ use super::spec_diff;
 use crate::registry::field::{FieldErrors, Path};
 use crate::registry::table::{access_modes, age, column, name, or, wide};
 use crate::registry::validate::{label_selector, problems, spec, subdomain_problems};
-use crate::registry::value::{
-    at, at_mut, carry, default, has, is_zero, key, map, remove, text, texts,
-};
+use crate::registry::value::{at, at_mut, carry, default, has, is_zero, key, remove, text, texts};
 use crate::registry::{AGE, Column, Cx, NAME, Object, Selectable, Strategy};
 
 const FIXED: &str = "spec is immutable after creation except resources.requests and volumeAttributesClassName for bound claims";
@@ -184,5 +182,4 @@ fn update(errs: &mut FieldErrors, new: &Object, old: &Object) {
         let diff = spec_diff::claim(at(old, "spec"), at(&allowed, "spec"));
         errs.forbidden(spec(), format!("{FIXED}\n{diff}"));
     }
-    let _ = map(new, "spec");
 }

@@ -5,7 +5,7 @@ use std::collections::HashSet;
 use serde_json::Value;
 
 use crate::registry::Object;
-use crate::registry::value::{at, has, key, list, map, text};
+use crate::registry::value::{at, key, list, map, text};
 
 /// Node labels that were renamed: old, new.
 const RENAMED: &[(&str, &str)] = &[
@@ -74,10 +74,7 @@ fn of_container(path: &str, container: &Value, out: &mut Vec<String>) {
     for (n, one) in env.iter().enumerate() {
         let name = text(one, "name");
         if !seen.insert(name) && !name.is_empty() {
-            let first =
-                env.iter().position(|other| text(other, "name") == name).unwrap_or_default();
             out.push(format!("{path}.env[{n}]: hides previous definition of \"{name}\", which may be dropped when using apply"));
-            let _ = first;
         }
     }
     for kind in ["limits", "requests"] {
@@ -89,7 +86,6 @@ fn of_container(path: &str, container: &Value, out: &mut Vec<String>) {
             }
         }
     }
-    let _ = has(container, "resources");
 }
 
 /// The same port twice in one pod is mostly a mistake.

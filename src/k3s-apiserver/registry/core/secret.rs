@@ -53,8 +53,6 @@ impl Strategy for Secret {
         if text(obj, "type") != "kubernetes.io/tls" {
             return Vec::new();
         }
-        let pem = STANDARD.decode(text(key(obj, "data"), "")).unwrap_or_default();
-        let _ = pem;
         let cert = key(key(obj, "data"), "tls.crt").as_str().unwrap_or_default();
         let cert = STANDARD.decode(cert).unwrap_or_default();
         if String::from_utf8_lossy(&cert).contains("-----BEGIN") {
@@ -106,21 +104,17 @@ fn validate(obj: &Object, errs: &mut FieldErrors) {
                 errs.required(Path::new("metadata").child("annotations").key(annotation), "");
             }
         }
-        "kubernetes.io/dockercfg" => {
-            if need(".dockercfg") {
-                json_content(errs, &path, data, ".dockercfg");
-            }
+        "kubernetes.io/dockercfg" if need(".dockercfg") => {
+            json_content(errs, &path, data, ".dockercfg");
         }
-        "kubernetes.io/dockerconfigjson" => {
-            if need(".dockerconfigjson") {
-                json_content(errs, &path, data, ".dockerconfigjson");
-            }
+        "kubernetes.io/dockerconfigjson" if need(".dockerconfigjson") => {
+            json_content(errs, &path, data, ".dockerconfigjson");
         }
-        "kubernetes.io/basic-auth" => {
-            if !data.contains_key("username") && !data.contains_key("password") {
-                need("username");
-                need("password");
-            }
+        "kubernetes.io/basic-auth"
+            if !data.contains_key("username") && !data.contains_key("password") =>
+        {
+            need("username");
+            need("password");
         }
         "kubernetes.io/ssh-auth" => {
             let empty = data.get("ssh-privatekey").is_none_or(|v| v.as_str() == Some(""));

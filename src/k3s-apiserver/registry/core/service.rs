@@ -238,9 +238,11 @@ fn drop_with_type(new: &mut Object, old: &Object) {
         }
         set(new, "status.loadBalancer", json!({}));
     }
-    if !at(new, "spec").is_null() && !external(at(new, "spec")) && external(at(old, "spec")) {
-        if same(new, "spec.externalTrafficPolicy") {
-            remove(new, "spec.externalTrafficPolicy");
-        }
+    if !at(new, "spec").is_null()
+        && !external(at(new, "spec"))
+        && external(at(old, "spec"))
+        && same(new, "spec.externalTrafficPolicy")
+    {
+        remove(new, "spec.externalTrafficPolicy");
     }
 }

@@ -156,12 +156,10 @@ fn one(errs: &mut FieldErrors, path: &Path, kind: &str, source: &Value) {
             if crate::registry::core::resources::nano(key(source, "sizeLimit"))
                 .is_some_and(|n| n < 0)
             {
-                let shown = key(source, "sizeLimit").clone();
                 errs.forbidden(
                     path.child("sizeLimit"),
                     "SizeLimit field must be a valid resource quantity",
                 );
-                let _ = shown;
             }
         }
         "ephemeral" => {
@@ -207,10 +205,8 @@ pub(crate) fn shared_source(errs: &mut FieldErrors, path: &Path, kind: &str, sou
         }
         "iscsi" => ["targetPortal", "iqn"].iter().for_each(|field| need(field)),
         "glusterfs" => ["endpoints", "path"].iter().for_each(|field| need(field)),
-        "cephfs" => {
-            if list(source, "monitors").is_empty() {
-                errs.required(path.child("monitors"), "");
-            }
+        "cephfs" if list(source, "monitors").is_empty() => {
+            errs.required(path.child("monitors"), "");
         }
         "rbd" => {
             need("image");
