@@ -260,6 +260,14 @@ pub fn is_forbidden(err: &Error) -> bool {
     matches!(err, Error::Api(status) if status.code == 403)
 }
 
+/// Whether a creation was refused because its namespace is ending: the one refusal that no retry
+/// changes.
+pub fn is_namespace_terminating(err: &Error) -> bool {
+    matches!(err, Error::Api(status) if status.code == 403
+        && status.details.as_ref().is_some_and(|details|
+            details.causes.iter().any(|cause| cause.reason == "NamespaceTerminating")))
+}
+
 /// The server's own words for an API error, the cause for every other.
 pub fn describe(err: &Error) -> String {
     match err {

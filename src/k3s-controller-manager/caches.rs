@@ -8,8 +8,9 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use crate::types::{
-    Budget, ConfigMap, CronJob, DaemonSet, Deployment, EndpointSlice, Endpoints, Job, Lease,
-    Namespace, Node, Partial, Pod, ReplicaSet, Revision, Service, StatefulSet,
+    Budget, ClusterRole, ConfigMap, CronJob, DaemonSet, Deployment, EndpointSlice, Endpoints, Job,
+    Lease, Namespace, Node, Partial, Pod, ReplicaSet, ReplicationController, Revision, Service,
+    StatefulSet,
 };
 
 pub(crate) static PODS: Resource = Resource::namespaced("", "v1", "pods", "Pod");
@@ -40,6 +41,8 @@ pub(crate) static LEASES: Resource =
     Resource::namespaced("coordination.k8s.io", "v1", "leases", "Lease");
 pub(crate) static BUDGETS: Resource =
     Resource::namespaced("policy", "v1", "poddisruptionbudgets", "PodDisruptionBudget");
+pub(crate) static CLUSTER_ROLES: Resource =
+    Resource::cluster("rbac.authorization.k8s.io", "v1", "clusterroles", "ClusterRole");
 
 /// Every shared reflector.
 pub(crate) struct Caches {
@@ -60,7 +63,7 @@ pub(crate) struct Caches {
     pub root_cas: Reflector<ConfigMap>,
     pub replica_sets: Reflector<ReplicaSet>,
     pub replica_sets_by_owner: Index,
-    pub replication_controllers: Reflector<ReplicaSet>,
+    pub replication_controllers: Reflector<ReplicationController>,
     pub deployments: Reflector<Deployment>,
     pub daemon_sets: Reflector<DaemonSet>,
     pub stateful_sets: Reflector<StatefulSet>,
@@ -71,6 +74,7 @@ pub(crate) struct Caches {
     pub cron_jobs: Reflector<CronJob>,
     pub node_leases: Reflector<Lease>,
     pub budgets: Reflector<Budget>,
+    pub cluster_roles: Reflector<ClusterRole>,
 }
 
 impl Caches {
@@ -120,6 +124,7 @@ impl Caches {
                 Selection { namespace: "kube-node-lease".into(), ..Selection::default() },
             ),
             budgets: all(client, &BUDGETS),
+            cluster_roles: all(client, &CLUSTER_ROLES),
         }
     }
 
@@ -149,6 +154,7 @@ impl Caches {
             cron_jobs,
             node_leases,
             budgets,
+            cluster_roles,
         );
     }
 
@@ -178,6 +184,7 @@ impl Caches {
             cron_jobs,
             node_leases,
             budgets,
+            cluster_roles,
         );
     }
 }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use anyhow::{Context, Result};
 use client::{
     EventType, Meta, ObjectReference, OwnerReference, Preconditions, Propagation, Raw, Recorder,
-    Resource, is_not_found,
+    Resource, is_namespace_terminating, is_not_found,
 };
 use futures::{StreamExt, TryStreamExt, stream};
 use serde_json::{Value, json};
@@ -70,36 +70,36 @@ pub(crate) async fn create_many(
         if next.is_empty() {
             return (made, Ok(()));
         }
-        let outcomes: Vec<Result<()>> = stream::iter(next)
+        let outcomes: Vec<Result<bool>> = stream::iter(next)
             .map(|pod| create(cx, owner, pod))
             .buffer_unordered(PARALLEL)
             .collect()
             .await;
-        made += outcomes.iter().filter(|outcome| outcome.is_ok()).count();
+        made += outcomes.iter().filter(|outcome| matches!(outcome, Ok(true))).count();
+        let ending = outcomes.iter().any(|outcome| matches!(outcome, Ok(false)));
         if let Some(err) = outcomes.into_iter().find_map(Result::err) {
             return (made, Err(err));
+        }
+        if ending {
+            return (made, Ok(()));
         }
         batch *= 2;
     }
 }
 
-/// Creates one pod.
-pub(crate) async fn create(cx: &Cx, owner: &Owner<'_>, pod: Value) -> Result<()> {
+/// Creates one pod; `false` when the namespace is ending, which no retry changes.
+async fn create(cx: &Cx, owner: &Owner<'_>, pod: Value) -> Result<bool> {
     match cx.rest.create::<Pod>(&PODS, &owner.meta.namespace, &pod).await {
         Ok(pod) => {
             let message = format!("Created pod: {}", pod.metadata.name);
             cx.caches.pods.observe(pod);
             owner.event(EventType::Normal, "SuccessfulCreate", message);
-            Ok(())
+            Ok(true)
         }
+        Err(err) if is_namespace_terminating(&err) => Ok(false),
         Err(err) => {
-            let terminating = matches!(&err, kube::Error::Api(status)
-                if status.details.as_ref().is_some_and(|details|
-                    details.causes.iter().any(|cause| cause.reason == "NamespaceTerminating")));
-            if !terminating {
-                let message = format!("Error creating: {}", text(&err));
-                owner.event(EventType::Warning, "FailedCreate", message);
-            }
+            let message = format!("Error creating: {}", text(&err));
+            owner.event(EventType::Warning, "FailedCreate", message);
             Err(err).context("creating a pod")
         }
     }

@@ -21,6 +21,7 @@ macro_rules! object {
 object!(
     Pod,
     ReplicaSet,
+    ClusterRole,
     Deployment,
     Service,
     Endpoints,
@@ -338,6 +339,50 @@ pub(crate) struct ReplicaSetStatus {
 impl ReplicaSet {
     pub(crate) fn replicas(&self) -> i32 {
         self.spec.replicas.unwrap_or(1)
+    }
+}
+
+/// A ReplicationController, read as the ReplicaSet that it is but for the form of its selector.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(from = "ReplicationControllerWire")]
+pub(crate) struct ReplicationController(pub ReplicaSet);
+
+impl HasMeta for ReplicationController {
+    fn meta(&self) -> &Meta {
+        &self.0.metadata
+    }
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct ReplicationControllerWire {
+    metadata: Meta,
+    spec: ReplicationControllerSpec,
+    status: ReplicaSetStatus,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+struct ReplicationControllerSpec {
+    replicas: Option<i32>,
+    min_ready_seconds: i32,
+    #[serde(deserialize_with = "null_default")]
+    selector: Labels,
+    template: Option<Raw>,
+}
+
+impl From<ReplicationControllerWire> for ReplicationController {
+    fn from(wire: ReplicationControllerWire) -> Self {
+        ReplicationController(ReplicaSet {
+            metadata: wire.metadata,
+            spec: ReplicaSetSpec {
+                replicas: wire.spec.replicas,
+                min_ready_seconds: wire.spec.min_ready_seconds,
+                selector: Selector { match_labels: wire.spec.selector, ..Selector::default() },
+                template: wire.spec.template,
+            },
+            status: wire.status,
+        })
     }
 }
 
@@ -781,6 +826,23 @@ pub(crate) struct BudgetStatus {
     pub expected_pods: i32,
     #[serde(deserialize_with = "null_default")]
     pub conditions: Vec<Condition>,
+}
+
+/// `rbac.authorization.k8s.io/v1 ClusterRole`.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub(crate) struct ClusterRole {
+    pub metadata: Meta,
+    #[serde(deserialize_with = "null_default")]
+    pub rules: Vec<Value>,
+    pub aggregation_rule: Option<AggregationRule>,
+}
+
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub(crate) struct AggregationRule {
+    #[serde(deserialize_with = "null_default")]
+    pub cluster_role_selectors: Vec<Selector>,
 }
 
 #[cfg(test)]

@@ -107,7 +107,7 @@ fn scale(caches: &Caches, pods: &[Arc<Pod>]) -> i32 {
                 set.map_or(0, |set| set.spec.replicas.unwrap_or(1))
             }
             "ReplicationController" => {
-                caches.replication_controllers.lister().get(&key).map_or(0, |set| set.replicas())
+                caches.replication_controllers.lister().get(&key).map_or(0, |it| it.0.replicas())
             }
             _ => 0,
         };

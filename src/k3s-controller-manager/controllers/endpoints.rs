@@ -8,8 +8,8 @@ use std::{
 
 use anyhow::{Context, Result};
 use client::{
-    Action, Key, Preconditions, Propagation, WorkQueue, is_already_exists, is_forbidden,
-    is_not_found,
+    Action, Key, Preconditions, Propagation, WorkQueue, is_already_exists,
+    is_namespace_terminating, is_not_found,
 };
 use serde_json::{Value, json};
 
@@ -86,7 +86,8 @@ async fn reconcile(cx: &Cx, key: &Key) -> Result<Action> {
     };
     match answer {
         Ok(endpoints) => caches.endpoints.observe(endpoints),
-        Err(err) if is_not_found(&err) || is_forbidden(&err) || is_already_exists(&err) => {}
+        Err(err) if is_not_found(&err) || is_already_exists(&err) => {}
+        Err(err) if is_namespace_terminating(&err) => {}
         Err(err) => return Err(err).with_context(|| format!("writing endpoints {key}")),
     }
     Ok(Action::Done)

@@ -354,7 +354,7 @@ async fn perform(cx: &Cx, service: &Service, labels: &Labels, step: Step) -> Res
             });
             match cx.rest.create::<EndpointSlice>(&SLICES, namespace, &body).await {
                 Ok(slice) => cx.caches.slices.observe(slice),
-                Err(err) if is_not_found(&err) || client::is_forbidden(&err) => {}
+                Err(err) if is_not_found(&err) || client::is_namespace_terminating(&err) => {}
                 Err(err) => {
                     return Err(err).with_context(|| format!("creating a slice of {name}"));
                 }

@@ -1,5 +1,6 @@
 //! The table of controllers, in upstream's names.
 
+mod clusterrole_aggregation;
 mod cronjob;
 mod daemonset;
 mod deployment;
@@ -26,7 +27,12 @@ pub(crate) static CONTROLLERS: &[Controller] = &[
     Controller { name: "namespace-controller", start: namespace::start },
     Controller { name: "serviceaccount-controller", start: serviceaccount::start },
     Controller { name: "root-ca-certificate-publisher-controller", start: root_ca::start },
+    Controller {
+        name: "clusterrole-aggregation-controller",
+        start: clusterrole_aggregation::start,
+    },
     Controller { name: "replicaset-controller", start: replicaset::start },
+    Controller { name: "replicationcontroller-controller", start: replicaset::start_replication },
     Controller { name: "deployment-controller", start: deployment::start },
     Controller { name: "endpointslice-controller", start: endpointslice::start },
     Controller { name: "endpoints-controller", start: endpoints::start },

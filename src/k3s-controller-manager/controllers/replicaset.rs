@@ -1,22 +1,22 @@
-//! ReplicaSets: as many pods as asked for, the least valuable removed first.
+//! ReplicaSets and ReplicationControllers: as many pods as asked for, the least valuable removed first.
 
 use std::{cmp::Reverse, sync::Arc, time::Duration};
 
 use anyhow::{Context, Result};
-use client::{Action, HasMeta, Key, Patch, WorkQueue, is_not_found, now};
+use client::{Action, HasMeta, Key, Patch, Reflector, Resource, WorkQueue, is_not_found, now};
 use jiff::Timestamp;
+use serde::de::DeserializeOwned;
 use serde_json::json;
 
 use crate::{
     Cx, Running,
-    caches::{REPLICA_SETS, controller_key, owned_and_orphans},
+    caches::{Caches, REPLICA_SETS, REPLICATION_CONTROLLERS, controller_key, owned_and_orphans},
     ownership::claim_all,
     pod_control::{self, Owner},
-    types::{Condition, Pod, ReplicaSet, ReplicaSetStatus, condition},
+    types::{Condition, Pod, ReplicaSet, ReplicaSetStatus, ReplicationController, condition},
     workers,
 };
 
-const NAME: &str = "replicaset-controller";
 const WORKERS: usize = 8;
 const BURST: usize = 500;
 const DELETION_COST: &str = "controller.kubernetes.io/pod-deletion-cost";
@@ -29,33 +29,92 @@ pub(crate) enum Step {
     Delete(Vec<Arc<Pod>>),
 }
 
+/// What tells the two kinds apart.
+trait Replicas: HasMeta + DeserializeOwned + Send + Sync + 'static {
+    /// The loop's name.
+    const NAME: &'static str;
+    /// The name that its events carry.
+    const COMPONENT: &'static str;
+    fn resource() -> &'static Resource;
+    fn cache(caches: &Caches) -> &Reflector<Self>;
+    fn set(&self) -> &ReplicaSet;
+}
+
+impl Replicas for ReplicaSet {
+    const NAME: &'static str = "replicaset-controller";
+    const COMPONENT: &'static str = "replicaset-controller";
+
+    fn resource() -> &'static Resource {
+        &REPLICA_SETS
+    }
+
+    fn cache(caches: &Caches) -> &Reflector<Self> {
+        &caches.replica_sets
+    }
+
+    fn set(&self) -> &ReplicaSet {
+        self
+    }
+}
+
+impl Replicas for ReplicationController {
+    const NAME: &'static str = "replicationcontroller-controller";
+    const COMPONENT: &'static str = "replication-controller";
+
+    fn resource() -> &'static Resource {
+        &REPLICATION_CONTROLLERS
+    }
+
+    fn cache(caches: &Caches) -> &Reflector<Self> {
+        &caches.replication_controllers
+    }
+
+    fn set(&self) -> &ReplicaSet {
+        &self.0
+    }
+}
+
 pub(crate) fn start(cx: &Cx) -> Running {
+    run::<ReplicaSet>(cx)
+}
+
+pub(crate) fn start_replication(cx: &Cx) -> Running {
+    run::<ReplicationController>(cx)
+}
+
+fn run<R: Replicas>(cx: &Cx) -> Running {
     let queue = WorkQueue::new();
     let filled = queue.clone();
-    cx.caches.replica_sets.on_event(move |event| filled.add(event.object().metadata.key()));
-    let (filled, sets) = (queue.clone(), cx.caches.replica_sets.lister());
+    let cache = R::cache(&cx.caches);
+    cache.on_event(move |event| filled.add(event.object().meta().key()));
+    let (filled, sets) = (queue.clone(), cache.lister());
     cx.caches.pods.on_event(move |event| {
         for pod in event.old().into_iter().chain([event.object()]) {
-            if let Some(key) = controller_key(pod.as_ref(), "ReplicaSet") {
+            if let Some(key) = controller_key(pod.as_ref(), &R::resource().kind) {
                 filled.add(key);
             } else if pod.meta().controller().is_none() && !pod.metadata.labels.is_empty() {
                 for set in sets.namespaced(&pod.metadata.namespace) {
-                    if set.spec.selector.matches(&pod.metadata.labels) {
-                        filled.add(set.metadata.key());
+                    if set.set().spec.selector.matches(&pod.metadata.labels) {
+                        filled.add(set.meta().key());
                     }
                 }
             }
         }
     });
     let shared = Arc::new(cx.clone());
-    workers(cx, NAME, WORKERS, &queue, move |key| {
+    workers(cx, R::NAME, WORKERS, &queue, move |key| {
         let cx = Arc::clone(&shared);
-        async move { reconcile(&cx, &key).await }
+        async move { reconcile::<R>(&cx, &key).await }
     })
 }
 
-async fn reconcile(cx: &Cx, key: &Key) -> Result<Action> {
-    let Some(set) = cx.caches.replica_sets.lister().get(key) else { return Ok(Action::Done) };
+async fn reconcile<R: Replicas>(cx: &Cx, key: &Key) -> Result<Action> {
+    let Some(object) = R::cache(&cx.caches).lister().get(key) else { return Ok(Action::Done) };
+    let set = object.set();
+    if set.spec.selector.is_empty() {
+        // Would select every pod of the namespace; validation lets none through.
+        return Ok(Action::Done);
+    }
     let caches = &cx.caches;
     let candidates: Vec<Arc<Pod>> = owned_and_orphans(
         &caches.pods.lister(),
@@ -66,15 +125,15 @@ async fn reconcile(cx: &Cx, key: &Key) -> Result<Action> {
     .into_iter()
     .filter(|pod| !pod.is_finished())
     .collect();
-    let owner = (&REPLICA_SETS, &set.metadata);
+    let owner = (R::resource(), &set.metadata);
     let claimed = claim_all(cx, owner, &set.spec.selector, &caches.pods, candidates).await?;
     let active: Vec<Arc<Pod>> = claimed.into_iter().filter(|pod| pod.is_active()).collect();
 
-    let recorder = cx.recorder.named(NAME);
-    let owner = Owner { resource: &REPLICA_SETS, meta: &set.metadata, recorder: &recorder };
+    let recorder = cx.recorder.named(R::COMPONENT);
+    let owner = Owner { resource: R::resource(), meta: &set.metadata, recorder: &recorder };
     let mut failure = Ok(());
     if !set.metadata.is_deleting() {
-        failure = perform(cx, &owner, &set, plan(set.replicas(), &active)).await;
+        failure = perform(cx, &owner, set, plan(set.replicas(), &active)).await;
     }
     // Counted anew: what was just made or deleted is in the cache.
     let pods: Vec<Arc<Pod>> = caches
@@ -84,8 +143,8 @@ async fn reconcile(cx: &Cx, key: &Key) -> Result<Action> {
         .into_iter()
         .filter(|pod| pod.is_active() && set.spec.selector.matches(&pod.metadata.labels))
         .collect();
-    let status = status(&set, &pods, failure.as_ref().err(), now());
-    write_status(cx, &set, &status).await?;
+    let status = status(set, &pods, failure.as_ref().err(), now());
+    write_status::<R>(cx, set, &status).await?;
     failure?;
     Ok(next_available(&pods, set.spec.min_ready_seconds, now()))
 }
@@ -207,7 +266,11 @@ fn status(
     }
 }
 
-async fn write_status(cx: &Cx, set: &ReplicaSet, status: &ReplicaSetStatus) -> Result<()> {
+async fn write_status<R: Replicas>(
+    cx: &Cx,
+    set: &ReplicaSet,
+    status: &ReplicaSetStatus,
+) -> Result<()> {
     if set.status == *status {
         return Ok(());
     }
@@ -216,8 +279,8 @@ async fn write_status(cx: &Cx, set: &ReplicaSet, status: &ReplicaSetStatus) -> R
         "metadata": {"uid": set.metadata.uid},
         "status": status,
     });
-    match cx.rest.patch::<ReplicaSet>(&REPLICA_SETS, &key, "status", Patch::Merge, &body).await {
-        Ok(set) => cx.caches.replica_sets.observe(set),
+    match cx.rest.patch::<R>(R::resource(), &key, "status", Patch::Merge, &body).await {
+        Ok(set) => R::cache(&cx.caches).observe(set),
         Err(err) if is_not_found(&err) => {}
         Err(err) => return Err(err).with_context(|| format!("updating status of {key}")),
     }

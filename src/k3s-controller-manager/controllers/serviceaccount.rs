@@ -3,7 +3,9 @@
 use std::sync::Arc;
 
 use anyhow::{Context, Result};
-use client::{Action, Event, Key, WorkQueue, is_already_exists, is_forbidden, is_not_found};
+use client::{
+    Action, Event, Key, WorkQueue, is_already_exists, is_namespace_terminating, is_not_found,
+};
 use serde_json::json;
 
 use crate::{
@@ -52,7 +54,8 @@ async fn reconcile(cx: &Cx, key: &Key) -> Result<Action> {
     });
     match cx.rest.create::<Partial>(&SERVICE_ACCOUNTS, &key.name, &body).await {
         Ok(account) => cx.caches.service_accounts.observe(account),
-        Err(err) if is_already_exists(&err) || is_not_found(&err) || is_forbidden(&err) => {}
+        Err(err) if is_already_exists(&err) || is_not_found(&err) => {}
+        Err(err) if is_namespace_terminating(&err) => {}
         Err(err) => return Err(err).with_context(|| format!("creating {key}/default")),
     }
     Ok(Action::Done)

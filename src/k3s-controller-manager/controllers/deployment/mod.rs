@@ -12,7 +12,7 @@ use std::{sync::Arc, time::Duration};
 use anyhow::{Context, Result};
 use client::{
     Action, EventType, HasMeta, Key, Labels, ObjectReference, Patch, Preconditions, Propagation,
-    WorkQueue, is_already_exists, is_forbidden, is_not_found, now,
+    WorkQueue, is_already_exists, is_namespace_terminating, is_not_found, now,
 };
 use serde_json::{Value, json};
 
@@ -347,12 +347,10 @@ async fn create(
             Ok(cx.caches.replica_sets.lister().get(&key))
         }
         Err(err) if is_already_exists(&err) => collide(cx, d, &key).await.map(|()| None),
-        Err(err) if is_not_found(&err) => Ok(None),
+        Err(err) if is_not_found(&err) || is_namespace_terminating(&err) => Ok(None),
         Err(err) => {
-            if !is_forbidden(&err) {
-                let message = format!("Failed to create new replica set {name:?}: {}", text(&err));
-                recorder.event(&about, EventType::Warning, "ReplicaSetCreateError", message);
-            }
+            let message = format!("Failed to create new replica set {name:?}: {}", text(&err));
+            recorder.event(&about, EventType::Warning, "ReplicaSetCreateError", message);
             Err(err).with_context(|| format!("creating replica set {key}"))
         }
     }
