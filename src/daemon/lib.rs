@@ -1,5 +1,6 @@
 //! What every process of the house needs and Kubernetes has no part in: configuration files,
-//! logging, sockets handed over by a supervisor, readiness, D-Bus, and supervision itself.
+//! logging, sockets handed over by a supervisor, readiness, the health port, D-Bus, and supervision
+//! itself.
 //!
 //! Deliberately knows nothing of Kubernetes. Invariant: a component reaches the outside only
 //! through its `Context`, so it behaves the same under systemd, under `k3s server` and in a test.
@@ -8,6 +9,7 @@ mod bus;
 mod component;
 pub mod config;
 mod context;
+pub mod health;
 mod listen;
 mod log;
 pub mod supervise;

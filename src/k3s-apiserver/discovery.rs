@@ -102,7 +102,7 @@ pub fn add(groups: &mut Vec<Group>, group: &str, version: &str, resource: Resour
     });
     versions[at].resources.push(resource);
     versions[at].resources.sort_by(|a, b| a.plural.cmp(&b.plural));
-    versions.sort_by(|a, b| version_priority(&b.name).cmp(&version_priority(&a.name)));
+    versions.sort_by_key(|version| std::cmp::Reverse(version_priority(&version.name)));
 }
 
 /// Upstream's order of version names: `v2`, `v1`, `v1beta2`, `v1alpha1`, then anything else

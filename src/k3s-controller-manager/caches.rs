@@ -8,9 +8,14 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use crate::types::{
-    Budget, ClusterRole, ConfigMap, CronJob, DaemonSet, Deployment, EndpointSlice, Endpoints, Job,
-    Lease, Namespace, Node, Partial, Pod, ReplicaSet, ReplicationController, Revision, Service,
-    StatefulSet,
+    Partial,
+    apps::{DaemonSet, Deployment, ReplicaSet, Revision, StatefulSet},
+    batch::{CronJob, Job},
+    coordination::Lease,
+    core::{ConfigMap, Endpoints, Namespace, Node, Pod, ReplicationController, Service},
+    discovery::EndpointSlice,
+    policy::Budget,
+    rbac::ClusterRole,
 };
 
 pub(crate) static PODS: Resource = Resource::namespaced("", "v1", "pods", "Pod");

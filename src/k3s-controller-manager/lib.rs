@@ -12,7 +12,6 @@ mod hash;
 mod ownership;
 mod pod_control;
 mod revisions;
-mod serve;
 mod types;
 
 use std::{future::Future, path::PathBuf, pin::Pin, sync::Arc};
@@ -117,9 +116,10 @@ pub async fn run(cx: daemon::Context, args: Args) -> Result<()> {
         .await
         .map_err(|err| daemon::ConfigError(format!("{err:#}")))?;
     let mut tasks = JoinSet::new();
-    let listener = serve::listener(&cx, args.bind_address, args.secure_port)?;
-    let tls = serve::tls(args.tls_cert_file.as_deref(), args.tls_private_key_file.as_deref())?;
-    tasks.spawn(serve::health(listener, tls, cx.stop.clone()));
+    let listener = daemon::health::listener(&cx, args.bind_address, args.secure_port)?;
+    let tls =
+        daemon::health::tls(args.tls_cert_file.as_deref(), args.tls_private_key_file.as_deref())?;
+    tasks.spawn(daemon::health::serve(listener, tls, cx.stop.clone()));
     client::wait_until_ready(&client, &cx.stop).await?;
 
     let (recorder, sink) = client::recorder(client.clone(), "kube-controller-manager", "");

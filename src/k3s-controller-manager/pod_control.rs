@@ -11,7 +11,7 @@ use client::{
 use futures::{StreamExt, TryStreamExt, stream};
 use serde_json::{Value, json};
 
-use crate::{Cx, caches::PODS, types::Pod};
+use crate::{Cx, caches::PODS, types::core::Pod};
 
 /// Creations in flight at once, for one controller object.
 const PARALLEL: usize = 16;

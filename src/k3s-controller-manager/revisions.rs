@@ -12,7 +12,7 @@ use client::{
 use serde_json::{Value, json};
 
 use crate::{
-    Cx, caches::REVISIONS, hash::template_hash, ownership::controller_ref, types::Revision,
+    Cx, caches::REVISIONS, hash::template_hash, ownership::controller_ref, types::apps::Revision,
 };
 
 /// Upstream's label with the revision's hash, on revisions and pods.

@@ -6,7 +6,7 @@ use anyhow::{Context, Result};
 use client::{Action, HasMeta, Key, Patch, WorkQueue, is_not_found};
 use serde_json::{Value, json};
 
-use crate::{Cx, Running, caches::CLUSTER_ROLES, types::ClusterRole, workers};
+use crate::{Cx, Running, caches::CLUSTER_ROLES, types::rbac::ClusterRole, workers};
 
 const NAME: &str = "clusterrole-aggregation-controller";
 const WORKERS: usize = 5;

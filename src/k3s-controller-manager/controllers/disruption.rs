@@ -14,7 +14,11 @@ use serde_json::{Value, json};
 use crate::{
     Cx, Running,
     caches::{BUDGETS, Caches, controller_key},
-    types::{Budget, BudgetStatus, Condition, IntOrString, Pod, condition},
+    types::{
+        Condition, IntOrString, condition,
+        core::Pod,
+        policy::{Budget, BudgetStatus},
+    },
     workers,
 };
 

@@ -9,7 +9,7 @@ use anyhow::{Context, Result};
 use client::{Action, Event, Key, Patch, WorkQueue, is_already_exists, is_not_found};
 use serde_json::json;
 
-use crate::{Cx, Running, caches::SERVICES, types::Service, workers};
+use crate::{Cx, Running, caches::SERVICES, types::core::Service, workers};
 
 const NAME: &str = "cluster-dns-controller";
 const NAMESPACE: &str = "kube-system";

@@ -17,7 +17,10 @@ use super::endpointslice::{address, resolve, subscribe};
 use crate::{
     Cx, Running,
     caches::ENDPOINTS,
-    types::{Endpoints, Pod, Service, selects},
+    types::{
+        core::{Endpoints, Pod, Service},
+        selects,
+    },
     workers,
 };
 
@@ -208,7 +211,10 @@ fn address_json(address: &Address) -> Value {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::types::{Condition, Container, ContainerPort, IntOrString, ServicePort};
+    use crate::types::{
+        Condition, IntOrString,
+        core::{Container, ContainerPort, ServicePort},
+    };
 
     fn pod(name: &str, ip: &str, port: i32, ready: bool) -> Arc<Pod> {
         let mut pod = Pod::default();

@@ -14,8 +14,10 @@ use crate::{
     caches::{SERVICES, SLICES},
     ownership::controller_ref,
     types::{
-        Endpoint, EndpointConditions, EndpointPort, EndpointSlice, IntOrString, Node, Pod, Service,
-        ServicePort, TargetRef, selects,
+        IntOrString,
+        core::{Node, Pod, Service, ServicePort},
+        discovery::{Endpoint, EndpointConditions, EndpointPort, EndpointSlice, TargetRef},
+        selects,
     },
     workers,
 };

@@ -12,7 +12,7 @@ use crate::{
     Cx, Running,
     caches::NAMESPACES,
     discovery::{self, Discovered},
-    types::{Condition, Namespace},
+    types::{Condition, core::Namespace},
     workers,
 };
 

@@ -9,7 +9,7 @@ use client::{Action, EventType, Key, ObjectReference, Patch, WorkQueue, is_not_f
 use ipnetwork::{IpNetwork, Ipv4Network, Ipv6Network};
 use serde_json::json;
 
-use crate::{Cx, Running, caches::NODES, types::Node, workers};
+use crate::{Cx, Running, caches::NODES, types::core::Node, workers};
 
 const NAME: &str = "node-ipam-controller";
 

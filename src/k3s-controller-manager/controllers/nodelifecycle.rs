@@ -15,7 +15,11 @@ use crate::{
     Cx, Running,
     caches::{NODES, PODS},
     pod_control::delete_quietly,
-    types::{Condition, Lease, Node, Pod, Taint, condition},
+    types::{
+        Condition, condition,
+        coordination::Lease,
+        core::{Node, Pod, Taint},
+    },
     workers,
 };
 
@@ -300,7 +304,7 @@ fn stay(pod: &Pod, node: &Node, now: Timestamp) -> Option<i64> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::types::Toleration;
+    use crate::types::core::Toleration;
 
     fn node(ready: &str, taints: &[(&str, &str)]) -> Node {
         let mut node = Node::default();

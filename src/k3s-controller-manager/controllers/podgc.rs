@@ -10,7 +10,7 @@ use serde_json::json;
 use crate::{
     Cx, Running,
     caches::{NODES, PODS},
-    types::{Partial, Pod},
+    types::{Partial, core::Pod},
     workers,
 };
 

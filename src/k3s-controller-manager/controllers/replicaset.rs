@@ -13,7 +13,12 @@ use crate::{
     caches::{Caches, REPLICA_SETS, REPLICATION_CONTROLLERS, controller_key, owned_and_orphans},
     ownership::claim_all,
     pod_control::{self, Owner},
-    types::{Condition, Pod, ReplicaSet, ReplicaSetStatus, ReplicationController, condition},
+    types::{
+        Condition,
+        apps::{ReplicaSet, ReplicaSetStatus},
+        condition,
+        core::{Pod, ReplicationController},
+    },
     workers,
 };
 

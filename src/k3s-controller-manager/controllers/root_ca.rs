@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use crate::{
     Cx, Running,
     caches::CONFIG_MAPS,
-    types::{ConfigMap, Namespace},
+    types::core::{ConfigMap, Namespace},
     workers,
 };
 

@@ -11,7 +11,7 @@ use serde_json::json;
 use crate::{
     Cx, Running,
     caches::SERVICE_ACCOUNTS,
-    types::{Namespace, Partial},
+    types::{Partial, core::Namespace},
     workers,
 };
 

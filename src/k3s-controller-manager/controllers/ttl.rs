@@ -6,7 +6,7 @@ use anyhow::{Context, Result};
 use client::{Action, Key, Preconditions, Propagation, WorkQueue, is_conflict, is_not_found, now};
 use jiff::Timestamp;
 
-use crate::{Cx, Running, caches::JOBS, types::Job, workers};
+use crate::{Cx, Running, caches::JOBS, types::batch::Job, workers};
 
 const NAME: &str = "ttl-after-finished-controller";
 

@@ -18,7 +18,11 @@ use crate::{
     caches::{CRON_JOBS, JOBS, controller_key},
     ownership::controller_ref,
     pod_control::{Owner, text},
-    types::{Condition, CronJob, CronJobStatus, Job, condition},
+    types::{
+        Condition,
+        batch::{CronJob, CronJobStatus, Job},
+        condition,
+    },
     workers,
 };
 

@@ -15,7 +15,7 @@ use crate::{
     ownership::claim_all,
     pod_control::{self, Owner},
     revisions::{self, HASH, Of},
-    types::{DaemonSet, Pod},
+    types::{apps::DaemonSet, core::Pod},
     workers,
 };
 
@@ -120,7 +120,7 @@ fn target(pod: &Pod) -> Option<String> {
 async fn write_status(
     cx: &Cx,
     set: &DaemonSet,
-    status: &crate::types::DaemonSetStatus,
+    status: &crate::types::apps::DaemonSetStatus,
 ) -> Result<()> {
     if set.status == *status {
         return Ok(());

@@ -10,7 +10,11 @@ use serde_json::{Value, json};
 
 use crate::{
     revisions::HASH,
-    types::{DaemonSet, DaemonSetStatus, Node, Pod, Requirement, Taint, Toleration},
+    types::{
+        Requirement,
+        apps::{DaemonSet, DaemonSetStatus},
+        core::{Node, Pod, Taint, Toleration},
+    },
 };
 
 /// Taints that daemon pods tolerate whatever their template says.

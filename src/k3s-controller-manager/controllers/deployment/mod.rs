@@ -22,7 +22,7 @@ use crate::{
     hash::template_hash,
     ownership::{claim_all, controller_ref},
     pod_control::text,
-    types::{Deployment, ReplicaSet},
+    types::apps::{Deployment, ReplicaSet},
     workers,
 };
 use plan::Scale;

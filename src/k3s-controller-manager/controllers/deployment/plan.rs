@@ -6,7 +6,7 @@
 use std::{cmp::Reverse, sync::Arc};
 
 use super::{DESIRED, MAX, Sets, revision};
-use crate::types::{Deployment, ReplicaSet};
+use crate::types::apps::{Deployment, ReplicaSet};
 
 /// One ReplicaSet and the size it should have; the size may be the one it has, when only its
 /// annotations are stale.
@@ -224,7 +224,7 @@ pub(super) fn surplus_history(d: &Deployment, sets: &Sets) -> Vec<Arc<ReplicaSet
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::types::{IntOrString, RollingUpdate};
+    use crate::types::{IntOrString, apps::RollingUpdate};
 
     fn deployment(replicas: i32, surge: i32, unavailable: i32) -> Deployment {
         let mut d = Deployment::default();

@@ -9,7 +9,11 @@ use super::{
     Sets,
     plan::{max_unavailable, replicas},
 };
-use crate::types::{Condition, Deployment, DeploymentStatus, ReplicaSet, condition};
+use crate::types::{
+    Condition,
+    apps::{Deployment, DeploymentStatus, ReplicaSet},
+    condition,
+};
 
 const PROGRESSING: &str = "Progressing";
 const AVAILABLE: &str = "Available";

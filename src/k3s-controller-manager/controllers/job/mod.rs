@@ -17,7 +17,7 @@ use crate::{
     caches::{JOBS, PODS, controller_key, owned_and_orphans},
     ownership::claim_all,
     pod_control::{self, Owner},
-    types::{Job, Pod},
+    types::{batch::Job, core::Pod},
     workers,
 };
 
@@ -150,7 +150,7 @@ fn body(job: &Job, mut pod: Value, index: Option<i32>) -> Value {
     pod
 }
 
-async fn write_status(cx: &Cx, job: &Job, status: &crate::types::JobStatus) -> Result<()> {
+async fn write_status(cx: &Cx, job: &Job, status: &crate::types::batch::JobStatus) -> Result<()> {
     if job.status == *status {
         return Ok(());
     }

@@ -8,7 +8,12 @@ use std::{collections::BTreeSet, sync::Arc};
 use client::Time;
 use jiff::Timestamp;
 
-use crate::types::{Condition, Job, JobStatus, Pod, Uncounted, condition};
+use crate::types::{
+    Condition,
+    batch::{Job, JobStatus, Uncounted},
+    condition,
+    core::Pod,
+};
 
 pub(super) const FINALIZER: &str = "batch.kubernetes.io/job-tracking";
 pub(super) const INDEX: &str = "batch.kubernetes.io/job-completion-index";

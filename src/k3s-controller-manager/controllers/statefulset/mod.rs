@@ -19,7 +19,7 @@ use crate::{
     ownership::claim_all,
     pod_control::{self, Owner, text},
     revisions::{self, Current, HASH, Of},
-    types::{Partial, Pod, StatefulSet},
+    types::{Partial, apps::StatefulSet, core::Pod},
     workers,
 };
 
@@ -234,7 +234,7 @@ async fn delete(cx: &Cx, owner: &Owner<'_>, pod: &Pod) -> Result<()> {
 async fn write_status(
     cx: &Cx,
     set: &StatefulSet,
-    status: &crate::types::StatefulSetStatus,
+    status: &crate::types::apps::StatefulSetStatus,
 ) -> Result<()> {
     if set.status == *status {
         return Ok(());

@@ -9,7 +9,10 @@ use jiff::Timestamp;
 
 use crate::{
     revisions::HASH,
-    types::{Pod, StatefulSet, StatefulSetStatus},
+    types::{
+        apps::{StatefulSet, StatefulSetStatus},
+        core::Pod,
+    },
 };
 
 /// What is to be done.
@@ -200,7 +203,7 @@ mod tests {
             &["db-1"],
         );
         set.spec.update_strategy.rolling_update =
-            Some(crate::types::RollingUpdate { partition: Some(2), ..Default::default() });
+            Some(crate::types::apps::RollingUpdate { partition: Some(2), ..Default::default() });
         check(&set, &[pod(0, "old", true), pod(1, "old", true), pod(2, "new", true)], &[], &[]);
         set.spec.update_strategy.kind = "OnDelete".into();
         check(&set, &old, &[], &[]);

@@ -1,15 +1,20 @@
-//! The health port: `/healthz`, `/livez`, `/readyz` and `/metrics`, over TLS when a certificate is
-//! given.
+//! The health port of a component: `/healthz`, `/livez`, `/readyz` and `/metrics`, over TLS when a
+//! certificate is given.
+//!
+//! Invariant: connections are bounded, and one that stays silent is closed, so nobody can keep a
+//! probe out.
 
-use std::{convert::Infallible, fs, net::IpAddr, path::Path, sync::Arc};
+use std::{convert::Infallible, fs, net::IpAddr, path::Path, sync::Arc, time::Duration};
 
 use anyhow::{Context, Result};
 use bytes::Bytes;
-use daemon::Listener;
 use http::{Request, Response, StatusCode};
 use http_body_util::Full;
 use hyper::{body::Incoming, service::service_fn};
-use hyper_util::{rt::TokioExecutor, rt::TokioIo, server::conn::auto};
+use hyper_util::{
+    rt::{TokioExecutor, TokioIo, TokioTimer},
+    server::conn::auto,
+};
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     task::JoinSet,
@@ -23,21 +28,24 @@ use tokio_rustls::{
 };
 use tokio_util::sync::CancellationToken;
 
+use crate::{ConfigError, Context as Component, Listener, bind_tcp};
+
 const CONNECTIONS_MAX: usize = 32;
+const SILENCE_MAX: Duration = Duration::from_secs(10);
 
 /// The passed socket, or a new one.
-pub(crate) fn listener(cx: &daemon::Context, address: IpAddr, port: u16) -> Result<Listener> {
+pub fn listener(cx: &Component, address: IpAddr, port: u16) -> Result<Listener> {
     match cx.listener("https") {
         Some(listener) => Ok(listener),
-        None => daemon::bind_tcp((address, port).into()),
+        None => bind_tcp((address, port).into()),
     }
 }
 
 /// An acceptor when both files are given.
-pub(crate) fn tls(cert: Option<&Path>, key: Option<&Path>) -> Result<Option<TlsAcceptor>> {
+pub fn tls(cert: Option<&Path>, key: Option<&Path>) -> Result<Option<TlsAcceptor>> {
     let (Some(cert), Some(key)) = (cert, key) else { return Ok(None) };
     let read = |path: &Path| {
-        fs::read(path).map_err(|err| daemon::ConfigError(format!("{}: {err}", path.display())))
+        fs::read(path).map_err(|err| ConfigError(format!("{}: {err}", path.display())))
     };
     let chain: Vec<CertificateDer<'static>> = CertificateDer::pem_slice_iter(&read(cert)?)
         .collect::<Result<_, _>>()
@@ -53,7 +61,7 @@ pub(crate) fn tls(cert: Option<&Path>, key: Option<&Path>) -> Result<Option<TlsA
 }
 
 /// Answers until `stop`.
-pub(crate) async fn health(listener: Listener, tls: Option<TlsAcceptor>, stop: CancellationToken) {
+pub async fn serve(listener: Listener, tls: Option<TlsAcceptor>, stop: CancellationToken) {
     let Listener::Tcp(listener) = listener else { return };
     let Ok(listener) = tokio::net::TcpListener::from_std(listener) else { return };
     let mut connections = JoinSet::new();
@@ -66,10 +74,11 @@ pub(crate) async fn health(listener: Listener, tls: Option<TlsAcceptor>, stop: C
                 let tls = tls.clone();
                 connections.spawn(async move {
                     match tls {
-                        None => serve(stream).await,
+                        None => connection(stream).await,
                         Some(tls) => {
-                            if let Ok(stream) = tls.accept(stream).await {
-                                serve(stream).await;
+                            let shaken = tokio::time::timeout(SILENCE_MAX, tls.accept(stream));
+                            if let Ok(Ok(stream)) = shaken.await {
+                                connection(stream).await;
                             }
                         }
                     }
@@ -79,8 +88,9 @@ pub(crate) async fn health(listener: Listener, tls: Option<TlsAcceptor>, stop: C
     }
 }
 
-async fn serve(stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static) {
-    let builder = auto::Builder::new(TokioExecutor::new());
+async fn connection(stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static) {
+    let mut builder = auto::Builder::new(TokioExecutor::new());
+    builder.http1().timer(TokioTimer::new()).header_read_timeout(SILENCE_MAX);
     // A client that goes away in the middle is its own affair.
     let _ = builder.serve_connection(TokioIo::new(stream), service_fn(answer)).await;
 }
@@ -94,4 +104,33 @@ async fn answer(request: Request<Incoming>) -> Result<Response<Full<Bytes>>, Inf
     let mut response = Response::new(Full::new(Bytes::from_static(text.as_bytes())));
     *response.status_mut() = status;
     Ok(response)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+    #[tokio::test]
+    async fn probes_are_answered_until_stop() {
+        let listener = bind_tcp(([127, 0, 0, 1], 0).into()).unwrap();
+        let Listener::Tcp(tcp) = &listener else { panic!("a TCP socket") };
+        let address = tcp.local_addr().unwrap();
+        let stop = CancellationToken::new();
+        let mut server = JoinSet::new();
+        server.spawn(serve(listener, None, stop.clone()));
+        let check = async |path: &str, want: &str| {
+            let mut stream = tokio::net::TcpStream::connect(address).await.unwrap();
+            let request = format!("GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n");
+            stream.write_all(request.as_bytes()).await.unwrap();
+            let mut answer = String::new();
+            stream.read_to_string(&mut answer).await.unwrap();
+            assert!(answer.starts_with(want), "{path}: {answer}");
+        };
+        check("/readyz", "HTTP/1.1 200").await;
+        check("/metrics", "HTTP/1.1 200").await;
+        check("/pods", "HTTP/1.1 404").await;
+        stop.cancel();
+        server.join_next().await.unwrap().unwrap();
+    }
 }

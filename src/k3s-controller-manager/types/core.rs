@@ -1,0 +1,339 @@
+//! The core group.
+
+use std::collections::BTreeMap;
+
+use client::{HasMeta, Labels, Meta, Raw, Time, null_default};
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use super::{
+    Condition, IntOrString, Selector,
+    apps::{ReplicaSet, ReplicaSetSpec, ReplicaSetStatus},
+    condition, object,
+};
+
+object!(Pod, Service, Endpoints, Node, Namespace, ConfigMap);
+
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+pub(crate) struct Pod {
+    pub metadata: Meta,
+    pub spec: PodSpec,
+    pub status: PodStatus,
+}
+
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub(crate) struct PodSpec {
+    pub node_name: String,
+    pub hostname: String,
+    pub subdomain: String,
+    pub affinity: Option<Box<Value>>,
+    pub restart_policy: String,
+    pub containers: Vec<Container>,
+    #[serde(deserialize_with = "null_default")]
+    pub init_containers: Vec<Container>,
+    #[serde(deserialize_with = "null_default")]
+    pub tolerations: Vec<Toleration>,
+}
+
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub(crate) struct Container {
+    pub name: String,
+    pub restart_policy: String,
+    #[serde(deserialize_with = "null_default")]
+    pub ports: Vec<ContainerPort>,
+}
+
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub(crate) struct ContainerPort {
+    pub name: String,
+    pub container_port: i32,
+    pub protocol: String,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub(crate) struct Toleration {
+    pub key: String,
+    pub operator: String,
+    pub value: String,
+    pub effect: String,
+    pub toleration_seconds: Option<i64>,
+}
+
+impl Toleration {
+    pub(crate) fn tolerates(&self, taint: &Taint) -> bool {
+        (self.effect.is_empty() || self.effect == taint.effect)
+            && (self.key.is_empty() || self.key == taint.key)
+            && (self.operator == "Exists" || (!self.key.is_empty() && self.value == taint.value))
+    }
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub(crate) struct Taint {
+    pub key: String,
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub value: String,
+    pub effect: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub time_added: Option<Time>,
+}
+
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub(crate) struct PodStatus {
+    pub phase: String,
+    pub reason: String,
+    #[serde(deserialize_with = "null_default")]
+    pub conditions: Vec<Condition>,
+    #[serde(rename = "podIP")]
+    pub pod_ip: String,
+    #[serde(rename = "podIPs", deserialize_with = "null_default")]
+    pub pod_ips: Vec<PodIp>,
+    #[serde(deserialize_with = "null_default")]
+    pub container_statuses: Vec<ContainerStatus>,
+    #[serde(deserialize_with = "null_default")]
+    pub init_container_statuses: Vec<ContainerStatus>,
+}
+
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+pub(crate) struct PodIp {
+    pub ip: String,
+}
+
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub(crate) struct ContainerStatus {
+    pub name: String,
+    pub restart_count: i32,
+    pub state: ContainerState,
+}
+
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub(crate) struct ContainerState {
+    pub terminated: Option<Terminated>,
+}
+
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub(crate) struct Terminated {
+    pub exit_code: i32,
+    pub finished_at: Option<Time>,
+}
+
+impl Pod {
+    pub(crate) fn is_finished(&self) -> bool {
+        matches!(self.status.phase.as_str(), "Succeeded" | "Failed")
+    }
+
+    /// Neither finished nor on its way out.
+    pub(crate) fn is_active(&self) -> bool {
+        !self.is_finished() && !self.metadata.is_deleting()
+    }
+
+    pub(crate) fn is_ready(&self) -> bool {
+        condition(&self.status.conditions, "Ready").is_some_and(Condition::is_true)
+    }
+
+    /// Since when the pod is ready.
+    pub(crate) fn ready_since(&self) -> Option<jiff::Timestamp> {
+        let ready = condition(&self.status.conditions, "Ready").filter(|it| it.is_true())?;
+        ready.last_transition_time.as_ref().map(|time| time.0)
+    }
+
+    /// Ready for at least `min_ready_seconds`.
+    pub(crate) fn is_available(&self, min_ready_seconds: i32, now: jiff::Timestamp) -> bool {
+        if !self.is_ready() {
+            return false;
+        }
+        min_ready_seconds == 0
+            || self.ready_since().is_some_and(|since| {
+                now.duration_since(since).as_secs() >= i64::from(min_ready_seconds)
+            })
+    }
+
+    pub(crate) fn restarts(&self) -> i32 {
+        self.status.container_statuses.iter().map(|status| status.restart_count).sum()
+    }
+}
+
+/// A ReplicationController, read as the ReplicaSet that it is but for the form of its selector.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(from = "ReplicationControllerWire")]
+pub(crate) struct ReplicationController(pub ReplicaSet);
+
+impl HasMeta for ReplicationController {
+    fn meta(&self) -> &Meta {
+        &self.0.metadata
+    }
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct ReplicationControllerWire {
+    metadata: Meta,
+    spec: ReplicationControllerSpec,
+    status: ReplicaSetStatus,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+struct ReplicationControllerSpec {
+    replicas: Option<i32>,
+    min_ready_seconds: i32,
+    #[serde(deserialize_with = "null_default")]
+    selector: Labels,
+    template: Option<Raw>,
+}
+
+impl From<ReplicationControllerWire> for ReplicationController {
+    fn from(wire: ReplicationControllerWire) -> Self {
+        ReplicationController(ReplicaSet {
+            metadata: wire.metadata,
+            spec: ReplicaSetSpec {
+                replicas: wire.spec.replicas,
+                min_ready_seconds: wire.spec.min_ready_seconds,
+                selector: Selector { match_labels: wire.spec.selector, ..Selector::default() },
+                template: wire.spec.template,
+            },
+            status: wire.status,
+        })
+    }
+}
+
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+pub(crate) struct Service {
+    pub metadata: Meta,
+    pub spec: ServiceSpec,
+}
+
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub(crate) struct ServiceSpec {
+    #[serde(rename = "type")]
+    pub kind: String,
+    #[serde(deserialize_with = "null_default")]
+    pub selector: Labels,
+    #[serde(rename = "clusterIP")]
+    pub cluster_ip: String,
+    #[serde(deserialize_with = "null_default")]
+    pub ip_families: Vec<String>,
+    #[serde(deserialize_with = "null_default")]
+    pub ports: Vec<ServicePort>,
+    pub publish_not_ready_addresses: bool,
+}
+
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub(crate) struct ServicePort {
+    pub name: String,
+    pub protocol: String,
+    pub port: i32,
+    pub target_port: Option<IntOrString>,
+    pub app_protocol: Option<String>,
+}
+
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+pub(crate) struct Endpoints {
+    pub metadata: Meta,
+    #[serde(deserialize_with = "null_default")]
+    pub subsets: Vec<Value>,
+}
+
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+pub(crate) struct Node {
+    pub metadata: Meta,
+    pub spec: NodeSpec,
+    pub status: NodeStatus,
+}
+
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub(crate) struct NodeSpec {
+    #[serde(rename = "podCIDR")]
+    pub pod_cidr: String,
+    #[serde(rename = "podCIDRs", deserialize_with = "null_default")]
+    pub pod_cidrs: Vec<String>,
+    pub unschedulable: bool,
+    #[serde(deserialize_with = "null_default")]
+    pub taints: Vec<Taint>,
+    #[serde(rename = "providerID")]
+    pub provider_id: String,
+}
+
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+pub(crate) struct NodeStatus {
+    #[serde(deserialize_with = "null_default")]
+    pub conditions: Vec<Condition>,
+}
+
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+pub(crate) struct Namespace {
+    pub metadata: Meta,
+    pub spec: NamespaceSpec,
+    pub status: NamespaceStatus,
+}
+
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+pub(crate) struct NamespaceSpec {
+    #[serde(deserialize_with = "null_default")]
+    pub finalizers: Vec<String>,
+}
+
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+pub(crate) struct NamespaceStatus {
+    pub phase: String,
+    #[serde(deserialize_with = "null_default")]
+    pub conditions: Vec<Condition>,
+}
+
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+pub(crate) struct ConfigMap {
+    pub metadata: Meta,
+    #[serde(deserialize_with = "null_default")]
+    pub data: BTreeMap<String, String>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tolerations_match_as_the_scheduler_matches() {
+        let taint = Taint {
+            key: "a".into(),
+            value: "b".into(),
+            effect: "NoExecute".into(),
+            ..Taint::default()
+        };
+        let check = |key: &str, operator: &str, value: &str, effect: &str, want: bool| {
+            let toleration = Toleration {
+                key: key.into(),
+                operator: operator.into(),
+                value: value.into(),
+                effect: effect.into(),
+                toleration_seconds: None,
+            };
+            assert_eq!(toleration.tolerates(&taint), want, "{toleration:?}");
+        };
+        check("a", "Equal", "b", "NoExecute", true);
+        check("a", "", "b", "", true);
+        check("a", "Equal", "c", "", false);
+        check("", "Exists", "", "", true);
+        check("a", "Exists", "", "NoSchedule", false);
+    }
+}
