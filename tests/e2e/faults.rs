@@ -7,7 +7,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use rustix::process::Signal;
 
-use super::workload::{available, fetch};
+use super::workload::{available, fetch, httpd_processes};
 use super::{LOG, Step};
 use crate::cluster::{Cluster, PATIENCE, components, kill, kubectl};
 
@@ -84,17 +84,4 @@ fn come_back(cluster: &mut Cluster) -> Result<()> {
     cluster.wait("the Service", PATIENCE, || Ok(fetch("http://web/")?.starts_with("goodbye")))?;
     ensure!(before == httpd_processes()?, "containers were restarted");
     Ok(())
-}
-
-/// Process ids of the web servers, sorted.
-fn httpd_processes() -> Result<Vec<u32>> {
-    let mut found: Vec<u32> = std::fs::read_dir("/proc")?
-        .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok())
-        .filter(|pid| {
-            let line = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
-            line.starts_with(b"httpd\0")
-        })
-        .collect();
-    found.sort_unstable();
-    Ok(found)
 }
