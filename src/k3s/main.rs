@@ -7,6 +7,7 @@ mod cli;
 mod components;
 mod containerd;
 mod images;
+mod role;
 mod server;
 mod settings;
 mod status;

@@ -18,13 +18,10 @@ use tracing::info;
 
 use crate::settings::{RUN_DIR, Server};
 use crate::units::{Units, link_cni};
-use crate::{bus, containerd, trust};
+use crate::{bus, containerd, role, trust};
 
 /// The role has no bus name of its own yet: it starts the bus.
 pub(crate) static COMPONENT: Component = Component { name: "k3s-server", bus: "" };
-
-/// The labels of a server's node.
-const ROLES: &str = "node-role.kubernetes.io/control-plane=true";
 
 /// Runs the role until it is told to stop.
 pub(crate) async fn run(cx: Context, server: Server) -> Result<()> {
@@ -41,7 +38,7 @@ pub(crate) async fn run(cx: Context, server: Server) -> Result<()> {
     let (imported, images) = watch::channel(server.args.disable_agent);
     if !server.args.disable_agent {
         let backend = &server.args.flannel_backend;
-        all.extend(units.node(&server.node, backend, ROLES, images)?);
+        all.extend(units.node(&server.node, backend, images)?);
         link_cni(&server.node)?;
     }
     trust::prepare(&server, Timestamp::now().as_second())?;
@@ -59,6 +56,11 @@ pub(crate) async fn run(cx: Context, server: Server) -> Result<()> {
         tasks.spawn(containerd::keep_images(cx.stop.clone(), node, state, imported));
     } else {
         imported.send_replace(true);
+    }
+    if !server.args.disable_agent {
+        let (stop, name) = (cx.stop.clone(), server.node.name.clone());
+        let kubeconfig = server.node.paths.server("cred/supervisor.kubeconfig");
+        tasks.spawn(async move { role::keep_label(stop, &kubeconfig, &name).await });
     }
     tasks.spawn(announce(cx.clone(), supervisor.states().to_vec(), server));
     let refused = tokio::select! {

@@ -168,10 +168,9 @@ impl Units {
         &self,
         node: &Node,
         backend: &str,
-        roles: &str,
         images: watch::Receiver<bool>,
     ) -> Result<Vec<Unit>> {
-        let mut units = vec![self.kubelet(node, roles, images)?];
+        let mut units = vec![self.kubelet(node, images)?];
         let kubeconfig = |name: &str| node.paths.agent(name).into_os_string();
         if backend != "none" {
             let cni_socket = Path::new(RUN_DIR).join("cni.sock");
@@ -216,10 +215,8 @@ impl Units {
         Ok(units)
     }
 
-    fn kubelet(&self, node: &Node, roles: &str, images: watch::Receiver<bool>) -> Result<Unit> {
+    fn kubelet(&self, node: &Node, images: watch::Receiver<bool>) -> Result<Unit> {
         let agent = |name: &str| node.paths.agent(name).into_os_string();
-        let mut labels = node.args.node_label.clone();
-        labels.extend((!roles.is_empty()).then(|| roles.to_owned()));
         let mut unit = self.component("k3s-kubelet", USERS);
         unit.args = flags([
             ("kubeconfig", agent("kubelet.kubeconfig")),
@@ -232,7 +229,7 @@ impl Units {
             ("tls-cert-file", agent("serving-kubelet.crt")),
             ("tls-private-key-file", agent("serving-kubelet.key")),
             ("pod-manifest-path", agent("pod-manifests")),
-            ("node-labels", labels.join(",").into()),
+            ("node-labels", node.args.node_label.join(",").into()),
             ("register-with-taints", node.args.node_taint.join(",").into()),
         ]);
         if let Some(path) = &node.args.resolv_conf {
