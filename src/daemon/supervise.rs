@@ -45,6 +45,8 @@ pub struct Unit {
     pub argv0: String,
     pub args: Vec<OsString>,
     pub env: Vec<(String, String)>,
+    /// File that standard output and error are appended to; the supervisor's own when `None`.
+    pub log: Option<PathBuf>,
     /// Sockets to pass, by their `LISTEN_FDNAMES` name.
     pub sockets: Vec<(String, Listener)>,
     /// Whether it sends `READY=1`; otherwise it counts as ready once started.
@@ -256,6 +258,11 @@ fn spawn(unit: &Unit, notify: Option<&Path>) -> Result<Child> {
         Some(path) => command.env("NOTIFY_SOCKET", path),
         None => command.env_remove("NOTIFY_SOCKET"),
     };
+    if let Some(path) = &unit.log {
+        let log = std::fs::OpenOptions::new().create(true).append(true).open(path);
+        let log = log.with_context(|| format!("opening {}", path.display()))?;
+        command.stdout(log.try_clone()?).stderr(log);
+    }
     // Its own group: a terminal's interrupt reaches the supervisor alone, which stops in order.
     command.stdin(Stdio::null()).process_group(0);
     sys::die_with_parent(&mut command);
@@ -324,6 +331,7 @@ mod tests {
             argv0: "sh".to_owned(),
             args: vec!["-c".into(), script.into()],
             env: Vec::new(),
+            log: None,
             sockets: Vec::new(),
             notifies: false,
             stage: 0,

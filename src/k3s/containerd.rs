@@ -57,6 +57,7 @@ pub(crate) fn prepare(node: &Node) -> Result<(PathBuf, PathBuf)> {
     write_with(&config, render(node).as_bytes(), 0o600, Durability::Derived)?;
     fs::create_dir_all(Path::new(RUN_DIR).join("containerd")).context("creating /run/k3s")?;
     fs::create_dir_all(node.paths.agent("images")).context("creating agent/images")?;
+    fs::create_dir_all(node.paths.agent("containerd")).context("creating agent/containerd")?;
     Ok((program, config))
 }
 
@@ -103,6 +104,11 @@ disabled_plugins = ["io.containerd.snapshotter.v1.aufs", "io.containerd.snapshot
         cni_conf = cni_conf_dir(&node.paths),
         snapshotter = node.args.snapshotter,
     )
+}
+
+/// containerd's log, as k3s names it.
+pub(crate) fn log(paths: &Paths) -> PathBuf {
+    paths.agent("containerd/containerd.log")
 }
 
 /// Where flannel writes the CNI configuration and containerd reads it.

@@ -68,6 +68,7 @@ impl Units {
             unit.args.extend(["--log-level".into(), "warn".into()]);
         }
         unit.notifies = true;
+        unit.log = Some(containerd::log(&node.paths));
         Ok(Some(unit))
     }
 
@@ -250,6 +251,7 @@ impl Units {
             argv0: name.to_owned(),
             args: Vec::new(),
             env: self.env.clone(),
+            log: None,
             sockets: Vec::new(),
             notifies: true,
             stage,

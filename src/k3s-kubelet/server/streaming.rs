@@ -212,6 +212,7 @@ where
             }
         }
         // The client may have closed first.
+        let _ = sink.send(websocket::farewell()).await;
         let _ = sink.close().await;
     };
     tokio::select! {

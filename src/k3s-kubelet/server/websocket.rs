@@ -10,7 +10,8 @@ use futures::{SinkExt as _, StreamExt as _};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::Message;
-use tokio_tungstenite::tungstenite::protocol::{Role, WebSocketConfig};
+use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
+use tokio_tungstenite::tungstenite::protocol::{CloseFrame, Role, WebSocketConfig};
 
 const BASE64: base64::engine::GeneralPurpose = base64::engine::general_purpose::STANDARD;
 const MESSAGE_MAX: usize = 32 << 20;
@@ -107,8 +108,14 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Outgoing<T> {
 
     pub(crate) async fn close(&mut self) {
         // The client may have closed first.
+        let _ = self.socket.send(farewell()).await;
         let _ = self.socket.close().await;
     }
+}
+
+/// The closing message of an ordinary end. Clients take one without a code for an error.
+pub(crate) fn farewell() -> Message {
+    Message::Close(Some(CloseFrame { code: CloseCode::Normal, reason: "".into() }))
 }
 
 /// A server's WebSocket on an upgraded connection.
