@@ -22,6 +22,8 @@ use crate::storage::{Storage, Writers, feed};
 use crate::tls::{Files, Tls};
 use crate::{server, startup};
 
+/// How long connections wait for the bootstrap objects before they are served regardless.
+const HOLD: Duration = Duration::from_secs(5);
 /// How long the store may be away before that is said.
 const PATIENCE: Duration = Duration::from_secs(10);
 
@@ -40,18 +42,27 @@ pub async fn run(cx: daemon::Context, args: Args) -> anyhow::Result<()> {
         feed::run(storage, stop).await;
         Ok(())
     });
+    // Connections wait in the socket until roles and caches are there: no client is told at start
+    // that it may not do what it may. A store that stays away must not keep health checks waiting.
+    let mut filling = std::pin::pin!(fill(&server));
+    let early = tokio::select! {
+        filled = tokio::time::timeout(HOLD, &mut filling) => filled.ok(),
+        () = cx.stop.cancelled() => Some(Ok(())),
+    };
     tasks.spawn(server::serve(server.clone(), listener, tls, cx.stop.clone()));
-    tokio::select! {
-        () = cx.stop.cancelled() => {}
-        filled = fill(&server) => {
-            if let Err(err) = filled {
-                warn!(err = %format_args!("{err:#}"), "Could not write all bootstrap objects, going on");
-            }
-            server.started.store(true, Ordering::Release);
-            cx.ready();
-            cx.status("Serving");
-        }
+    let filled = match early {
+        Some(filled) => filled,
+        None => tokio::select! {
+            filled = filling => filled,
+            () = cx.stop.cancelled() => Ok(()),
+        },
+    };
+    if let Err(err) = filled {
+        warn!(err = %format_args!("{err:#}"), "Could not write all bootstrap objects, going on");
     }
+    server.started.store(true, Ordering::Release);
+    cx.ready();
+    cx.status("Serving");
     let mut result = Ok(());
     while let Some(ended) = tasks.join_next().await {
         let ended = ended.map_err(anyhow::Error::from).flatten();

@@ -87,9 +87,9 @@ fn pod(name: &str, script: &str) -> String {
     )
 }
 
-/// Fetches a page from inside the client pod.
+/// Fetches a page from inside the client pod. (`wget -T` of Debian's static busybox crashes.)
 pub(super) fn fetch(url: &str) -> Result<String> {
-    kubectl(&["exec", "client", "--", "wget", "-q", "-T", "5", "-O-", url])
+    kubectl(&["exec", "client", "--", "timeout", "5", "wget", "-q", "-O-", url])
 }
 
 fn cluster_ip(cluster: &mut Cluster) -> Result<()> {
@@ -98,14 +98,14 @@ fn cluster_ip(cluster: &mut Cluster) -> Result<()> {
     cluster.wait("an answer in the pod", PATIENCE, || {
         Ok(fetch(&url)?.starts_with("hello from web-"))
     })?;
-    let host = || run(Command::new("busybox").args(["wget", "-q", "-T", "5", "-O-", &url]));
+    let host = || run(Command::new("timeout").args(["5", "busybox", "wget", "-q", "-O-", &url]));
     cluster.wait("an answer on the node", PATIENCE, || Ok(host()?.starts_with("hello from web-")))
 }
 
 fn node_port(cluster: &mut Cluster) -> Result<()> {
     let url = "http://192.0.2.1:30080/";
     cluster.wait("an answer", PATIENCE, || Ok(fetch(url)?.starts_with("hello from web-")))?;
-    let host = run(Command::new("busybox").args(["wget", "-q", "-T", "5", "-O-", url]))?;
+    let host = run(Command::new("timeout").args(["5", "busybox", "wget", "-q", "-O-", url]))?;
     ensure!(host.starts_with("hello from web-"), "{host}");
     Ok(())
 }

@@ -3,7 +3,7 @@
 use std::{fs, sync::Arc};
 
 use anyhow::{Context, Result};
-use client::{Action, Key, Patch, WorkQueue, is_already_exists, is_forbidden, is_not_found};
+use client::{Action, Key, Patch, WorkQueue, is_already_exists, is_not_found};
 use serde_json::{Value, json};
 
 use crate::{
@@ -96,7 +96,9 @@ async fn reconcile(cx: &Cx, key: &Key, bundle: &str) -> Result<Action> {
     };
     match answer {
         Ok(map) => cx.caches.root_cas.observe(map),
-        Err(err) if is_already_exists(&err) || is_not_found(&err) || is_forbidden(&err) => {}
+        // A namespace that is ending refuses; its own event says so soon. Every other refusal,
+        // such as roles that are not written yet, is worth another try.
+        Err(err) if is_already_exists(&err) || is_not_found(&err) => {}
         Err(err) => return Err(err).with_context(|| format!("writing configmap {at}")),
     }
     Ok(Action::Done)
