@@ -21,10 +21,8 @@ pub(crate) async fn keep_label(
     node: &str,
 ) -> Result<()> {
     let client = client::connect(kubeconfig).await?;
-    let selection =
-        Selection { fields: format!("metadata.name={node}"), ..Selection::default() };
-    let reflector: Reflector<PartialObject> =
-        Reflector::metadata(client.clone(), NODES, selection);
+    let selection = Selection { fields: format!("metadata.name={node}"), ..Selection::default() };
+    let reflector: Reflector<PartialObject> = Reflector::metadata(client.clone(), NODES, selection);
     let rest = Rest::new(client);
     let lister = reflector.lister();
     let mut changes = reflector.changes();
@@ -35,9 +33,8 @@ pub(crate) async fn keep_label(
             () = &mut watching => return Ok(()),
             changed = changes.changed() => changed?,
         }
-        let unlabelled = lister
-            .get(&key)
-            .is_some_and(|node| node.meta().labels.get(LABEL).is_none());
+        let unlabelled =
+            lister.get(&key).is_some_and(|node| node.meta().labels.get(LABEL).is_none());
         if !unlabelled {
             continue;
         }

@@ -27,6 +27,8 @@ use crate::pod::worker::Message;
 use crate::shared::Shared;
 use crate::typed::{LEASES, NODES};
 
+/// How long the first status waits for the network.
+const SETTLE_MAX: Duration = Duration::from_secs(3);
 const HEARTBEAT: Duration = Duration::from_secs(10);
 const LEASE_SECS: i32 = 40;
 const STATUS_AGE_MAX: Duration = Duration::from_secs(300);
@@ -77,6 +79,12 @@ pub(crate) async fn run(
         }
         tokio::time::sleep(pause).await;
         pause = (pause * 2).min(Duration::from_secs(5));
+    }
+    // After a restart the pod network is still there, only flannel has not said so yet: a node
+    // that is Ready must not be reported otherwise for that moment.
+    tokio::select! {
+        _ = tokio::time::timeout(SETTLE_MAX, network.wait_for(Option::is_none)) => (),
+        () = stop.cancelled() => return Ok(()),
     }
     loop {
         let changed = tokio::select! {

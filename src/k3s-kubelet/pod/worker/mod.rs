@@ -69,12 +69,33 @@ pub(crate) struct View {
 enum Outcome {
     Volumes(Result<Inputs, String>),
     Sandbox(Result<String, Waiting>),
-    Started { name: String, result: Result<String, Waiting> },
-    Resized { id: String, resources: Option<ResourceRequirements>, result: Result<(), String> },
-    Killed { id: String, result: Result<(), String> },
-    Done { target: Target, result: Result<(), String> },
-    Patched { want: PodStatus, result: Result<(), String>, gone: bool },
-    Deleted { result: Result<(), String> },
+    Started {
+        name: String,
+        result: Result<String, Waiting>,
+    },
+    Resized {
+        id: String,
+        resources: Option<ResourceRequirements>,
+        result: Result<(), String>,
+    },
+    Killed {
+        id: String,
+        result: Result<(), String>,
+    },
+    Done {
+        target: Target,
+        result: Result<(), String>,
+    },
+    /// `version` is the pod's after the write, 0 when the write failed.
+    Patched {
+        want: PodStatus,
+        version: u64,
+        result: Result<(), String>,
+        gone: bool,
+    },
+    Deleted {
+        result: Result<(), String>,
+    },
 }
 
 pub(crate) struct Worker {
@@ -94,6 +115,8 @@ pub(crate) struct Worker {
     probe_tasks: JoinSet<()>,
     findings: mpsc::Sender<Finding>,
     written: PodStatus,
+    /// The version of the pod that `written` made.
+    written_version: u64,
     writing: bool,
     write_retry_at: Option<Timestamp>,
     write_failures: u32,
@@ -134,6 +157,7 @@ impl Worker {
             probe_tasks: JoinSet::new(),
             findings,
             written,
+            written_version: 0,
             writing: false,
             write_retry_at: None,
             write_failures: 0,
@@ -289,6 +313,7 @@ impl Worker {
         match message {
             Message::Pod(pod) => {
                 self.pod = pod;
+                self.heed_others();
                 // A change may be the cure for what failed.
                 self.memory.retry_at.retain(|target, _| {
                     !matches!(target, Target::Volumes)

@@ -92,12 +92,13 @@ impl Worker {
                 // After the end nothing is left to see, and the last view is what is reported.
                 target != Target::Finish
             }
-            Outcome::Patched { want, result, gone } => {
+            Outcome::Patched { want, version, result, gone } => {
                 self.writing = false;
                 self.gone |= gone && !self.is_static;
                 match result {
                     Ok(()) => {
                         self.written = want;
+                        self.written_version = version;
                         self.write_failures = 0;
                         self.write_retry_at = None;
                         self.name_image_back_off();

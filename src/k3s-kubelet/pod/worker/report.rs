@@ -4,9 +4,9 @@
 
 use std::sync::Arc;
 
-use client::{Key, Patch};
+use client::{Key, PartialObject, Patch};
 use jiff::Timestamp;
-use k8s_openapi::api::core::v1::{Pod, PodStatus};
+use k8s_openapi::api::core::v1::{Pod, PodCondition, PodStatus};
 
 use super::super::labels::PodNames as _;
 use super::super::state::{Ending, Target};
@@ -51,17 +51,18 @@ impl Worker {
             let target = Target::Remove("patch".into());
             self.operations.spawn(async move {
                 let sent = rest
-                    .patch::<serde::de::IgnoredAny>(&PODS, &key, "status", Patch::Strategic, &patch)
+                    .patch::<PartialObject>(&PODS, &key, "status", Patch::Strategic, &patch)
                     .await;
                 let gone = sent
                     .as_ref()
                     .is_err_and(|err| client::is_not_found(err) || client::is_conflict(err));
+                let version = sent.as_ref().map_or(0, |pod| number(&pod.metadata.resource_version));
                 let result = match sent {
                     Ok(_) => Ok(()),
                     Err(_) if gone => Ok(()),
                     Err(err) => Err(format!("writing the status: {err}")),
                 };
-                (target, Outcome::Patched { want, result, gone })
+                (target, Outcome::Patched { want, version, result, gone })
             });
             return None;
         }
@@ -88,6 +89,22 @@ impl Worker {
         None
     }
 
+    /// Takes note of conditions of ours that another writer changed after our last write (the node
+    /// lifecycle controller marks pods not ready), so that the next report puts them right.
+    pub(super) fn heed_others(&mut self) {
+        let version = self.pod.metadata.resource_version.as_deref().unwrap_or_default();
+        if self.writing || self.is_static || number(version) <= self.written_version {
+            return;
+        }
+        let theirs = self.pod.status.as_ref().and_then(|status| status.conditions.as_ref());
+        for ours in self.written.conditions.iter_mut().flatten() {
+            let same = |theirs: &&PodCondition| theirs.type_ == ours.type_;
+            if let Some(theirs) = theirs.into_iter().flatten().find(same) {
+                *ours = theirs.clone();
+            }
+        }
+    }
+
     pub(super) fn write_failed(&mut self, message: &str) {
         let pause =
             (RETRY_FIRST * 2_u32.saturating_pow(self.write_failures.min(10))).min(RETRY_MAX);
@@ -95,6 +112,11 @@ impl Worker {
         self.write_retry_at = Some(Timestamp::now() + pause);
         tracing::warn!(pod = %self.pod.format(), err = %message, "API was not written, retrying");
     }
+}
+
+/// A resource version as the number that it is in our store and in etcd; 0 for anything else.
+fn number(version: &str) -> u64 {
+    version.parse().unwrap_or(0)
 }
 
 /// What this kubelet wrote last wins over what the watch has brought so far.
