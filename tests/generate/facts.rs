@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
 
 /// One row of `fields.tsv`.
-pub struct Field {
+pub(crate) struct Field {
     pub name: String,
     pub ty: String,
     pub format: String,
@@ -18,7 +18,7 @@ pub struct Field {
 }
 
 /// One row of `definitions.tsv`.
-pub struct Definition {
+pub(crate) struct Definition {
     pub name: String,
     pub gvks: Vec<(String, String, String)>,
     pub atomic: bool,
@@ -26,7 +26,7 @@ pub struct Definition {
 
 /// One row of `json-encoding.tsv`.
 #[derive(Clone)]
-pub struct Encoding {
+pub(crate) struct Encoding {
     pub name: String,
     pub go: String,
     pub omitempty: bool,
@@ -36,14 +36,14 @@ pub struct Encoding {
 
 /// One row of `protobuf.tsv`.
 #[derive(Clone)]
-pub struct Proto {
+pub(crate) struct Proto {
     pub number: u16,
     pub ty: String,
     pub name: String,
 }
 
 /// One row of `resources.tsv`.
-pub struct Resource {
+pub(crate) struct Resource {
     pub group: String,
     pub version: String,
     pub resource: String,
@@ -56,7 +56,7 @@ pub struct Resource {
 }
 
 /// All of it.
-pub struct Facts {
+pub(crate) struct Facts {
     pub definitions: Vec<Definition>,
     pub fields: HashMap<String, Vec<Field>>,
     /// By package and type.
@@ -89,7 +89,7 @@ fn gvk(text: &str) -> Option<(String, String, String)> {
 
 impl Facts {
     /// Reads every table; a missing column is a panic, which is right for a generator.
-    pub fn read(dir: &Path) -> Facts {
+    pub(crate) fn read(dir: &Path) -> Facts {
         let mut facts = Facts {
             definitions: Vec::new(),
             fields: HashMap::new(),
@@ -151,7 +151,7 @@ impl Facts {
     }
 
     /// The types of one package, sorted by name.
-    pub fn package<'a>(&'a self, package: &str) -> BTreeMap<&'a str, &'a [Encoding]> {
+    pub(crate) fn package<'a>(&'a self, package: &str) -> BTreeMap<&'a str, &'a [Encoding]> {
         let of_package = self.encoding.iter().filter(|((found, _), _)| found == package);
         of_package.map(|((_, name), rows)| (name.as_str(), rows.as_slice())).collect()
     }

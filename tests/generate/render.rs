@@ -32,7 +32,7 @@ impl Texts {
 }
 
 /// `schema.rs`.
-pub fn schema(built: &Built) -> String {
+pub(crate) fn schema(built: &Built) -> String {
     let mut texts = Texts::default();
     let mut types = String::new();
     for entry in &built.types {
@@ -167,7 +167,7 @@ fn served(resource: &Resource) -> bool {
 }
 
 /// `resources.rs`.
-pub fn resources(facts: &Facts, built: &Built) -> String {
+pub(crate) fn resources(facts: &Facts, built: &Built) -> String {
     let mut out = format!(
         "{HEAD}\nuse crate::resources::{{Resource, Subresource}};\nuse crate::schema::TypeId;\n\n#[rustfmt::skip]\npub(crate) static RESOURCES: &[Resource] = &[\n"
     );

@@ -9,7 +9,7 @@ use api::schema::{ListKind, Omit, Other, PatchStrategy, Type, TypeId};
 use crate::facts::{Definition, Encoding, Facts, Field as Fact, Proto};
 
 /// A field with its texts still as strings.
-pub struct Field {
+pub(crate) struct Field {
     pub name: String,
     pub go: String,
     pub ty: TypeId,
@@ -23,14 +23,14 @@ pub struct Field {
 }
 
 /// A type with its texts still as strings.
-pub struct Entry {
+pub(crate) struct Entry {
     pub ty: Type,
     /// The name of an object, the keys of a list.
     pub text: String,
 }
 
 /// The finished arena.
-pub struct Built {
+pub(crate) struct Built {
     pub types: Vec<Entry>,
     pub fields: Vec<Field>,
     /// Group, version, kind of everything that has one.
@@ -77,7 +77,7 @@ struct Tag {
     embeds: Vec<String>,
 }
 
-pub struct Builder<'a> {
+pub(crate) struct Builder<'a> {
     facts: &'a Facts,
     types: Vec<Entry>,
     fields: Vec<Field>,
@@ -125,7 +125,7 @@ fn reflected(go: &str, package: &str) -> String {
 }
 
 impl<'a> Builder<'a> {
-    pub fn new(facts: &'a Facts) -> Self {
+    pub(crate) fn new(facts: &'a Facts) -> Self {
         Self {
             facts,
             types: Vec::new(),
@@ -136,7 +136,7 @@ impl<'a> Builder<'a> {
     }
 
     /// Builds the whole arena.
-    pub fn build(mut self) -> Built {
+    pub(crate) fn build(mut self) -> Built {
         let mut definitions = self.facts.definitions.iter().collect::<Vec<_>>();
         let unpublished = UNPUBLISHED.iter().map(|(name, gvk)| {
             let gvk = gvk.split('/').map(str::to_owned).collect::<Vec<_>>();
