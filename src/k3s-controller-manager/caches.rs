@@ -1,12 +1,13 @@
 //! The reflectors that all controllers share: each resource is watched once per process.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use client::{HasMeta, Index, Key, Lister, Reflector, Resource, Selection};
 use serde::de::DeserializeOwned;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
+use crate::controllers::{Quota, SigningRequest};
 use crate::types::{
     Partial,
     apps::{DaemonSet, Deployment, ReplicaSet, Revision, StatefulSet},
@@ -16,6 +17,7 @@ use crate::types::{
     discovery::EndpointSlice,
     policy::Budget,
     rbac::ClusterRole,
+    storage::{Claim, StorageClass, Volume},
 };
 
 pub(crate) static PODS: Resource = Resource::namespaced("", "v1", "pods", "Pod");
@@ -48,6 +50,55 @@ pub(crate) static BUDGETS: Resource =
     Resource::namespaced("policy", "v1", "poddisruptionbudgets", "PodDisruptionBudget");
 pub(crate) static CLUSTER_ROLES: Resource =
     Resource::cluster("rbac.authorization.k8s.io", "v1", "clusterroles", "ClusterRole");
+pub(crate) static QUOTAS: Resource =
+    Resource::namespaced("", "v1", "resourcequotas", "ResourceQuota");
+pub(crate) static SECRETS: Resource = Resource::namespaced("", "v1", "secrets", "Secret");
+pub(crate) static CLAIMS: Resource =
+    Resource::namespaced("", "v1", "persistentvolumeclaims", "PersistentVolumeClaim");
+pub(crate) static VOLUMES: Resource =
+    Resource::cluster("", "v1", "persistentvolumes", "PersistentVolume");
+pub(crate) static STORAGE_CLASSES: Resource =
+    Resource::cluster("storage.k8s.io", "v1", "storageclasses", "StorageClass");
+pub(crate) static SIGNING_REQUESTS: Resource = Resource::cluster(
+    "certificates.k8s.io",
+    "v1",
+    "certificatesigningrequests",
+    "CertificateSigningRequest",
+);
+
+/// The resources that quotas count most, so that no discovery is needed for them.
+pub(crate) fn counting(group: &str, plural: &str) -> Option<Resource> {
+    [&CONFIG_MAPS, &SECRETS, &REPLICATION_CONTROLLERS, &QUOTAS, &SERVICES, &CLAIMS]
+        .into_iter()
+        .find(|it| it.group == group && it.plural == plural)
+        .cloned()
+}
+
+type Coming = Box<dyn Fn(&Resource, &str) + Send + Sync>;
+
+/// Who wants to know that an object of a resource came or went in a namespace. The garbage
+/// collector tells, since it watches every resource anyway.
+#[derive(Default)]
+pub(crate) struct Comings {
+    subscribers: Mutex<Vec<Coming>>,
+}
+
+impl Comings {
+    /// Calls back for every object that comes or goes. It must not block.
+    pub(crate) fn subscribe(&self, call: impl Fn(&Resource, &str) + Send + Sync + 'static) {
+        self.locked().push(Box::new(call));
+    }
+
+    pub(crate) fn tell(&self, resource: &Resource, namespace: &str) {
+        for call in &*self.locked() {
+            call(resource, namespace);
+        }
+    }
+
+    fn locked(&self) -> MutexGuard<'_, Vec<Coming>> {
+        self.subscribers.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
 
 /// Every shared reflector.
 pub(crate) struct Caches {
@@ -80,6 +131,12 @@ pub(crate) struct Caches {
     pub node_leases: Reflector<Lease>,
     pub budgets: Reflector<Budget>,
     pub cluster_roles: Reflector<ClusterRole>,
+    pub quotas: Reflector<Quota>,
+    pub claims: Reflector<Claim>,
+    pub volumes: Reflector<Volume>,
+    pub storage_classes: Reflector<StorageClass>,
+    pub signing_requests: Reflector<SigningRequest>,
+    pub comings: Comings,
 }
 
 impl Caches {
@@ -130,6 +187,12 @@ impl Caches {
             ),
             budgets: all(client, &BUDGETS),
             cluster_roles: all(client, &CLUSTER_ROLES),
+            quotas: all(client, &QUOTAS),
+            claims: all(client, &CLAIMS),
+            volumes: all(client, &VOLUMES),
+            storage_classes: all(client, &STORAGE_CLASSES),
+            signing_requests: all(client, &SIGNING_REQUESTS),
+            comings: Comings::default(),
         }
     }
 
@@ -160,6 +223,11 @@ impl Caches {
             node_leases,
             budgets,
             cluster_roles,
+            quotas,
+            claims,
+            volumes,
+            storage_classes,
+            signing_requests,
         );
     }
 
@@ -190,6 +258,11 @@ impl Caches {
             node_leases,
             budgets,
             cluster_roles,
+            quotas,
+            claims,
+            volumes,
+            storage_classes,
+            signing_requests,
         );
     }
 }

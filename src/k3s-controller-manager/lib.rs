@@ -5,6 +5,7 @@
 //! write answers is taken into the cache at once, so that no decision is made twice.
 //! Invariant: with nothing changing, nothing is written.
 
+mod amounts;
 mod caches;
 mod controllers;
 mod discovery;
@@ -59,6 +60,33 @@ pub struct Args {
     /// Private key of that CA
     #[arg(long)]
     pub cluster_signing_key_file: Option<PathBuf>,
+    /// CA certificate of the signer kubernetes.io/kube-apiserver-client, instead of the common one
+    #[arg(long)]
+    pub cluster_signing_kube_apiserver_client_cert_file: Option<PathBuf>,
+    /// Private key of that CA
+    #[arg(long)]
+    pub cluster_signing_kube_apiserver_client_key_file: Option<PathBuf>,
+    /// CA certificate of the signer kubernetes.io/kube-apiserver-client-kubelet, instead of the common one
+    #[arg(long)]
+    pub cluster_signing_kubelet_client_cert_file: Option<PathBuf>,
+    /// Private key of that CA
+    #[arg(long)]
+    pub cluster_signing_kubelet_client_key_file: Option<PathBuf>,
+    /// CA certificate of the signer kubernetes.io/kubelet-serving, instead of the common one
+    #[arg(long)]
+    pub cluster_signing_kubelet_serving_cert_file: Option<PathBuf>,
+    /// Private key of that CA
+    #[arg(long)]
+    pub cluster_signing_kubelet_serving_key_file: Option<PathBuf>,
+    /// CA certificate of the signer kubernetes.io/legacy-unknown, instead of the common one
+    #[arg(long)]
+    pub cluster_signing_legacy_unknown_cert_file: Option<PathBuf>,
+    /// Private key of that CA
+    #[arg(long)]
+    pub cluster_signing_legacy_unknown_key_file: Option<PathBuf>,
+    /// How long signed certificates are valid at most
+    #[arg(long, default_value = "8760h", value_parser = parse_duration)]
+    pub cluster_signing_duration: std::time::Duration,
     /// Controllers to run: '*' all, 'foo' that one, '-foo' not that one
     #[arg(long, default_value = "*", value_delimiter = ',')]
     pub controllers: Vec<String>,

@@ -98,6 +98,25 @@ impl Authority {
         }
     }
 
+    /// Loads the authority at these paths.
+    pub fn open(cert_path: &Path, key_path: &Path) -> Result<Self> {
+        let present =
+            |path: &Path| read(path)?.with_context(|| format!("{} is missing", path.display()));
+        Self::load(present(cert_path)?, &present(key_path)?)
+            .with_context(|| format!("using {} and {}", cert_path.display(), key_path.display()))
+    }
+
+    /// When the authority's own certificate ends, in seconds since 1970.
+    pub fn expires(&self) -> Result<i64> {
+        let der = first_der(&self.cert_pem)?;
+        let (_, cert) = X509Certificate::from_der(&der).context("reading the certificate")?;
+        Ok(cert.validity().not_after.timestamp())
+    }
+
+    pub(crate) fn issuer(&self) -> &Issuer<'static, KeyPair> {
+        &self.issuer
+    }
+
     /// The certificate, PEM.
     pub fn cert_pem(&self) -> &str {
         &self.cert_pem

@@ -7,7 +7,9 @@ mod authority;
 mod files;
 pub mod jwt;
 pub mod kubeconfig;
+mod request;
 pub mod token;
 
 pub use authority::{Authority, Leaf, Usage, ensure_signing_key};
 pub use files::{Durability, write_atomic, write_with};
+pub use request::Request;

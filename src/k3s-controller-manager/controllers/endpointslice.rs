@@ -418,6 +418,7 @@ mod tests {
             port: 80,
             target_port: Some(target),
             app_protocol: None,
+            node_port: 0,
         }];
         service
     }

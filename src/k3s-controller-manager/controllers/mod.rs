@@ -1,5 +1,6 @@
 //! The table of controllers, in upstream's names.
 
+mod certificates;
 mod clusterrole_aggregation;
 mod cronjob;
 mod daemonset;
@@ -15,10 +16,14 @@ mod nodeipam;
 mod nodelifecycle;
 mod podgc;
 mod replicaset;
+mod resourcequota;
 mod root_ca;
 mod serviceaccount;
 mod statefulset;
 mod ttl;
+
+pub(crate) use certificates::SigningRequest;
+pub(crate) use resourcequota::Quota;
 
 use crate::Controller;
 
@@ -47,5 +52,18 @@ pub(crate) static CONTROLLERS: &[Controller] = &[
     Controller { name: "statefulset-controller", start: statefulset::start },
     Controller { name: "cronjob-controller", start: cronjob::start },
     Controller { name: "disruption-controller", start: disruption::start },
+    Controller { name: "resourcequota-controller", start: resourcequota::start },
+    Controller {
+        name: "certificatesigningrequest-approving-controller",
+        start: certificates::start_approving,
+    },
+    Controller {
+        name: "certificatesigningrequest-signing-controller",
+        start: certificates::start_signing,
+    },
+    Controller {
+        name: "certificatesigningrequest-cleaner-controller",
+        start: certificates::start_cleaning,
+    },
     Controller { name: "cluster-dns-controller", start: dns::start },
 ];

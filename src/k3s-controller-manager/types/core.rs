@@ -11,6 +11,7 @@ use super::{
     apps::{ReplicaSet, ReplicaSetSpec, ReplicaSetStatus},
     condition, object,
 };
+use crate::amounts::{Amounts, Resources};
 
 object!(Pod, Service, Endpoints, Node, Namespace, ConfigMap);
 
@@ -35,6 +36,14 @@ pub(crate) struct PodSpec {
     pub init_containers: Vec<Container>,
     #[serde(deserialize_with = "null_default")]
     pub tolerations: Vec<Toleration>,
+    pub resources: Resources,
+    #[serde(deserialize_with = "null_default")]
+    pub overhead: Amounts,
+    pub active_deadline_seconds: Option<i64>,
+    pub priority_class_name: String,
+    /// The claims that its volumes name. Those of ephemeral volumes are not among them.
+    #[serde(rename = "volumes", deserialize_with = "claim_names")]
+    pub claims: Vec<String>,
 }
 
 #[derive(Clone, Debug, Default, Deserialize)]
@@ -44,6 +53,7 @@ pub(crate) struct Container {
     pub restart_policy: String,
     #[serde(deserialize_with = "null_default")]
     pub ports: Vec<ContainerPort>,
+    pub resources: Resources,
 }
 
 #[derive(Clone, Debug, Default, Deserialize)]
@@ -125,6 +135,23 @@ pub(crate) struct ContainerState {
 pub(crate) struct Terminated {
     pub exit_code: i32,
     pub finished_at: Option<Time>,
+}
+
+/// Of a pod's volumes only the names of claims are kept.
+fn claim_names<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Vec<String>, D::Error> {
+    #[derive(Default, Deserialize)]
+    #[serde(rename_all = "camelCase", default)]
+    struct PodVolume {
+        persistent_volume_claim: Option<ClaimSource>,
+    }
+    #[derive(Default, Deserialize)]
+    #[serde(rename_all = "camelCase", default)]
+    struct ClaimSource {
+        claim_name: String,
+    }
+    let volumes: Vec<PodVolume> = null_default(deserializer)?;
+    let claims = volumes.into_iter().filter_map(|it| it.persistent_volume_claim);
+    Ok(claims.map(|it| it.claim_name).collect())
 }
 
 impl Pod {
@@ -228,6 +255,7 @@ pub(crate) struct ServiceSpec {
     #[serde(deserialize_with = "null_default")]
     pub ports: Vec<ServicePort>,
     pub publish_not_ready_addresses: bool,
+    pub allocate_load_balancer_node_ports: Option<bool>,
 }
 
 #[derive(Clone, Debug, Default, Deserialize)]
@@ -238,6 +266,7 @@ pub(crate) struct ServicePort {
     pub port: i32,
     pub target_port: Option<IntOrString>,
     pub app_protocol: Option<String>,
+    pub node_port: i32,
 }
 
 #[derive(Clone, Debug, Default, Deserialize)]

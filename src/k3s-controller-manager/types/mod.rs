@@ -10,6 +10,7 @@ pub(crate) mod core;
 pub(crate) mod discovery;
 pub(crate) mod policy;
 pub(crate) mod rbac;
+pub(crate) mod storage;
 
 use client::{Labels, Time, null_default};
 use serde::{Deserialize, Serialize};

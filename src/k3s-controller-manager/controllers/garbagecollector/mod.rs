@@ -79,6 +79,12 @@ pub(crate) fn start(cx: &Cx) -> Running {
         jobs,
         cron_jobs,
         budgets,
+        cluster_roles,
+        quotas,
+        claims,
+        volumes,
+        storage_classes,
+        signing_requests,
     );
     Box::pin(async move {
         let stop = collector.cx.stop.clone();
@@ -189,6 +195,9 @@ impl Collector {
 
     fn changed<T: HasMeta>(&self, resource: &Arc<Resource>, event: &Event<T>) {
         let meta = event.object().meta();
+        if !meta.namespace.is_empty() && !matches!(event, Event::Updated { .. }) {
+            self.cx.caches.comings.tell(resource, &meta.namespace);
+        }
         let mut state = self.state();
         let mut concerned = Vec::new();
         // A name that was taken over in one step: the old object is gone.

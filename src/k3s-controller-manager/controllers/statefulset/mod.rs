@@ -6,15 +6,14 @@ use std::{collections::BTreeSet, sync::Arc};
 
 use anyhow::{Context, Result};
 use client::{
-    Action, EventType, HasMeta, Key, Labels, Patch, Resource, WorkQueue, is_already_exists,
-    is_not_found, now,
+    Action, EventType, HasMeta, Key, Labels, Patch, WorkQueue, is_already_exists, is_not_found, now,
 };
 use serde_json::{Value, json};
 
 use self::plan::{Which, plan};
 use crate::{
     Cx, Running,
-    caches::{PODS, STATEFUL_SETS, controller_key, owned_and_orphans},
+    caches::{CLAIMS, PODS, STATEFUL_SETS, controller_key, owned_and_orphans},
     controllers::replicaset::next_available,
     ownership::claim_all,
     pod_control::{self, Owner, text},
@@ -25,9 +24,6 @@ use crate::{
 
 const NAME: &str = "statefulset-controller";
 const WORKERS: usize = 4;
-
-static CLAIMS: Resource =
-    Resource::namespaced("", "v1", "persistentvolumeclaims", "PersistentVolumeClaim");
 
 pub(crate) fn start(cx: &Cx) -> Running {
     let queue = WorkQueue::new();

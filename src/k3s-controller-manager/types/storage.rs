@@ -1,0 +1,103 @@
+//! Persistent volumes and claims, and `storage.k8s.io`.
+
+use client::{Meta, null_default};
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use super::{Selector, object};
+use crate::amounts::Resources;
+
+/// The annotation that named the class before there was a field.
+const CLASS_BETA: &str = "volume.beta.kubernetes.io/storage-class";
+
+object!(Claim, Volume, StorageClass);
+
+/// `v1 PersistentVolumeClaim`.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+pub(crate) struct Claim {
+    pub metadata: Meta,
+    pub spec: ClaimSpec,
+    pub status: ClaimStatus,
+}
+
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub(crate) struct ClaimSpec {
+    #[serde(deserialize_with = "null_default")]
+    pub access_modes: Vec<String>,
+    pub resources: Resources,
+    pub selector: Option<Selector>,
+    pub storage_class_name: Option<String>,
+    pub volume_attributes_class_name: Option<String>,
+    pub volume_name: String,
+    pub volume_mode: Option<String>,
+}
+
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub(crate) struct ClaimStatus {
+    pub phase: String,
+    #[serde(deserialize_with = "null_default")]
+    pub access_modes: Vec<String>,
+    #[serde(deserialize_with = "null_default")]
+    pub capacity: crate::amounts::Amounts,
+}
+
+impl Claim {
+    /// The storage class, empty for none.
+    pub(crate) fn class(&self) -> &str {
+        let field = self.spec.storage_class_name.as_deref();
+        self.metadata.annotation(CLASS_BETA).or(field).unwrap_or_default()
+    }
+}
+
+/// `v1 PersistentVolume`.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+pub(crate) struct Volume {
+    pub metadata: Meta,
+    pub spec: VolumeSpec,
+    pub status: VolumeStatus,
+}
+
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub(crate) struct VolumeSpec {
+    #[serde(deserialize_with = "null_default")]
+    pub capacity: crate::amounts::Amounts,
+    #[serde(deserialize_with = "null_default")]
+    pub access_modes: Vec<String>,
+    pub claim_ref: Option<ClaimRef>,
+    pub persistent_volume_reclaim_policy: String,
+    pub storage_class_name: String,
+    pub volume_attributes_class_name: Option<String>,
+    pub volume_mode: Option<String>,
+    pub node_affinity: Option<Box<Value>>,
+}
+
+/// The claim that a volume is bound to, or kept for.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub(crate) struct ClaimRef {
+    pub namespace: String,
+    pub name: String,
+    pub uid: String,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(default)]
+pub(crate) struct VolumeStatus {
+    pub phase: String,
+    pub message: String,
+    pub reason: String,
+}
+
+/// `storage.k8s.io/v1 StorageClass`.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub(crate) struct StorageClass {
+    pub metadata: Meta,
+    pub provisioner: String,
+    pub volume_binding_mode: String,
+}
