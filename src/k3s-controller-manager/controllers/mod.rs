@@ -14,6 +14,7 @@ mod job;
 mod namespace;
 mod nodeipam;
 mod nodelifecycle;
+mod persistentvolume;
 mod podgc;
 mod replicaset;
 mod resourcequota;
@@ -64,6 +65,15 @@ pub(crate) static CONTROLLERS: &[Controller] = &[
     Controller {
         name: "certificatesigningrequest-cleaner-controller",
         start: certificates::start_cleaning,
+    },
+    Controller { name: "persistentvolume-binder-controller", start: persistentvolume::start },
+    Controller {
+        name: "persistentvolumeclaim-protection-controller",
+        start: persistentvolume::start_claim_protection,
+    },
+    Controller {
+        name: "persistentvolume-protection-controller",
+        start: persistentvolume::start_volume_protection,
     },
     Controller { name: "cluster-dns-controller", start: dns::start },
 ];
