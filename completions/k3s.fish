@@ -32,7 +32,14 @@ complete -c k3s -n "__fish_k3s_needs_command" -f -a "kubectl" -d 'Run the system
 complete -c k3s -n "__fish_k3s_needs_command" -f -a "crictl" -d 'Run the system\'s crictl on this node\'s containerd'
 complete -c k3s -n "__fish_k3s_needs_command" -f -a "ctr" -d 'Run the system\'s ctr on this node\'s containerd'
 complete -c k3s -n "__fish_k3s_needs_command" -f -a "completion" -d 'Print a completion script'
+complete -c k3s -n "__fish_k3s_needs_command" -f -a "store" -d 'Datastore: the etcd v3 API over SQLite'
+complete -c k3s -n "__fish_k3s_needs_command" -f -a "apiserver" -d 'The Kubernetes API'
+complete -c k3s -n "__fish_k3s_needs_command" -f -a "controller-manager" -d 'Controllers of the cluster'
+complete -c k3s -n "__fish_k3s_needs_command" -f -a "scheduler" -d 'Places pods on nodes'
+complete -c k3s -n "__fish_k3s_needs_command" -f -a "kubelet" -d 'Node agent: runs the pods of this node'
 complete -c k3s -n "__fish_k3s_needs_command" -f -a "flannel" -d 'Pod network of this node'
+complete -c k3s -n "__fish_k3s_needs_command" -f -a "proxy" -d 'Services in nftables'
+complete -c k3s -n "__fish_k3s_needs_command" -f -a "dns" -d 'Cluster DNS'
 complete -c k3s -n "__fish_k3s_using_subcommand server" -s c -l config -d 'Configuration file; `FILE.d/*.yaml` is read after it' -r -F
 complete -c k3s -n "__fish_k3s_using_subcommand server" -s d -l data-dir -d 'Folder of all state' -r -F
 complete -c k3s -n "__fish_k3s_using_subcommand server" -s t -l token -d 'Shared secret to join the cluster' -r
@@ -76,6 +83,129 @@ complete -c k3s -n "__fish_k3s_using_subcommand server" -s h -l help -d 'Print h
 complete -c k3s -n "__fish_k3s_using_subcommand status" -l json -d 'Print JSON instead of a table'
 complete -c k3s -n "__fish_k3s_using_subcommand status" -s h -l help -d 'Print help'
 complete -c k3s -n "__fish_k3s_using_subcommand completion" -s h -l help -d 'Print help'
+complete -c k3s -n "__fish_k3s_using_subcommand store" -l db -d 'The database file' -r -F
+complete -c k3s -n "__fish_k3s_using_subcommand store" -l listen -d 'Where to listen when no socket was passed' -r
+complete -c k3s -n "__fish_k3s_using_subcommand store" -l listen-client-urls -d 'More endpoints to listen on, as etcd names them' -r
+complete -c k3s -n "__fish_k3s_using_subcommand store" -l watch-progress-notify-interval -d 'Seconds without events after which a watch that asked for it is told the revision' -r
+complete -c k3s -n "__fish_k3s_using_subcommand store" -s h -l help -d 'Print help'
+complete -c k3s -n "__fish_k3s_using_subcommand store" -s V -l version -d 'Print version'
+complete -c k3s -n "__fish_k3s_using_subcommand apiserver" -l etcd-servers -d 'Servers of the store (`unix:///path`, `http://host:port`, `https://host:port`)' -r
+complete -c k3s -n "__fish_k3s_using_subcommand apiserver" -l etcd-cafile -d 'CA for the store\'s certificate' -r -F
+complete -c k3s -n "__fish_k3s_using_subcommand apiserver" -l etcd-certfile -d 'Client certificate towards the store' -r -F
+complete -c k3s -n "__fish_k3s_using_subcommand apiserver" -l etcd-keyfile -d 'Client key towards the store' -r -F
+complete -c k3s -n "__fish_k3s_using_subcommand apiserver" -l etcd-prefix -d 'Prefix of all keys in the store (only the default is supported)' -r
+complete -c k3s -n "__fish_k3s_using_subcommand apiserver" -l secure-port -d 'Port of HTTPS' -r
+complete -c k3s -n "__fish_k3s_using_subcommand apiserver" -l bind-address -d 'Address of HTTPS' -r
+complete -c k3s -n "__fish_k3s_using_subcommand apiserver" -l advertise-address -d 'Address that members of the cluster reach this server at' -r
+complete -c k3s -n "__fish_k3s_using_subcommand apiserver" -l client-ca-file -d 'CA bundle for client certificates' -r -F
+complete -c k3s -n "__fish_k3s_using_subcommand apiserver" -l tls-cert-file -d 'Server certificate, with its chain' -r -F
+complete -c k3s -n "__fish_k3s_using_subcommand apiserver" -l tls-private-key-file -d 'Key of the server certificate' -r -F
+complete -c k3s -n "__fish_k3s_using_subcommand apiserver" -l service-cluster-ip-range -d 'Cluster IPs of Services, one range per address family' -r
+complete -c k3s -n "__fish_k3s_using_subcommand apiserver" -l service-node-port-range -d 'Node ports of Services, `from-to`' -r
+complete -c k3s -n "__fish_k3s_using_subcommand apiserver" -l service-account-issuer -d 'Issuers of service account tokens, the first one signs' -r
+complete -c k3s -n "__fish_k3s_using_subcommand apiserver" -l service-account-key-file -d 'Public (or private) keys that verify service account tokens' -r -F
+complete -c k3s -n "__fish_k3s_using_subcommand apiserver" -l service-account-signing-key-file -d 'Private key that signs service account tokens' -r -F
+complete -c k3s -n "__fish_k3s_using_subcommand apiserver" -l service-account-max-token-expiration -d 'Longest lifetime of a requested token, in Go\'s notation (0 for no limit)' -r
+complete -c k3s -n "__fish_k3s_using_subcommand apiserver" -l service-account-extend-token-expiration -d 'Stretch the lifetime of the tokens that pods mount' -r -f -a "true\t''
+false\t''"
+complete -c k3s -n "__fish_k3s_using_subcommand apiserver" -l api-audiences -d 'Audiences of this API, the first issuer when empty' -r
+complete -c k3s -n "__fish_k3s_using_subcommand apiserver" -l kubelet-client-certificate -d 'Client certificate towards kubelets' -r -F
+complete -c k3s -n "__fish_k3s_using_subcommand apiserver" -l kubelet-client-key -d 'Client key towards kubelets' -r -F
+complete -c k3s -n "__fish_k3s_using_subcommand apiserver" -l kubelet-certificate-authority -d 'CA for kubelets\' certificates' -r -F
+complete -c k3s -n "__fish_k3s_using_subcommand apiserver" -l kubelet-preferred-address-types -d 'Node address types for reaching kubelets, in order' -r
+complete -c k3s -n "__fish_k3s_using_subcommand apiserver" -l authorization-mode -d 'Authorizers in order: AlwaysAllow, AlwaysDeny, Node, RBAC' -r
+complete -c k3s -n "__fish_k3s_using_subcommand apiserver" -l enable-admission-plugins -d 'Admission plugins besides the default ones' -r
+complete -c k3s -n "__fish_k3s_using_subcommand apiserver" -l disable-admission-plugins -d 'Admission plugins to leave out' -r
+complete -c k3s -n "__fish_k3s_using_subcommand apiserver" -l enable-bootstrap-token-auth -d 'Accept bootstrap tokens (secrets of kube-system)' -r -f -a "true\t''
+false\t''"
+complete -c k3s -n "__fish_k3s_using_subcommand apiserver" -l anonymous-auth -d 'Serve requests without credentials as system:anonymous' -r -f -a "true\t''
+false\t''"
+complete -c k3s -n "__fish_k3s_using_subcommand apiserver" -l allow-privileged -d 'Allow privileged containers' -r -f -a "true\t''
+false\t''"
+complete -c k3s -n "__fish_k3s_using_subcommand apiserver" -l requestheader-client-ca-file -d 'CA for the front proxy\'s client certificate' -r -F
+complete -c k3s -n "__fish_k3s_using_subcommand apiserver" -l requestheader-allowed-names -d 'Common names that the front proxy may have, any when empty' -r
+complete -c k3s -n "__fish_k3s_using_subcommand apiserver" -l requestheader-username-headers -d 'Headers with the user\'s name' -r
+complete -c k3s -n "__fish_k3s_using_subcommand apiserver" -l requestheader-group-headers -d 'Headers with the user\'s groups' -r
+complete -c k3s -n "__fish_k3s_using_subcommand apiserver" -l requestheader-extra-headers-prefix -d 'Prefixes of headers with extra information' -r
+complete -c k3s -n "__fish_k3s_using_subcommand apiserver" -l proxy-client-cert-file -d 'Client certificate towards aggregated API servers' -r -F
+complete -c k3s -n "__fish_k3s_using_subcommand apiserver" -l proxy-client-key-file -d 'Client key towards aggregated API servers' -r -F
+complete -c k3s -n "__fish_k3s_using_subcommand apiserver" -l runtime-config -d 'API versions to switch on or off: `api/all=true`, `resource.k8s.io/v1beta1=true`' -r
+complete -c k3s -n "__fish_k3s_using_subcommand apiserver" -l event-ttl -d 'Lifetime of Events, in Go\'s notation' -r
+complete -c k3s -n "__fish_k3s_using_subcommand apiserver" -l token-auth-file -d 'Static tokens: `token,user,uid,"group,group"` a line' -r -F
+complete -c k3s -n "__fish_k3s_using_subcommand apiserver" -l basic-auth-file -d 'k3s\' node passwords and tokens: `password,user,uid,"group,group"` a line' -r -F
+complete -c k3s -n "__fish_k3s_using_subcommand apiserver" -s h -l help -d 'Print help'
+complete -c k3s -n "__fish_k3s_using_subcommand apiserver" -s V -l version -d 'Print version'
+complete -c k3s -n "__fish_k3s_using_subcommand controller-manager" -l kubeconfig -d 'Kubeconfig with the identity to use' -r -F
+complete -c k3s -n "__fish_k3s_using_subcommand controller-manager" -l service-account-private-key-file -d 'Private key that signs service account tokens' -r -F
+complete -c k3s -n "__fish_k3s_using_subcommand controller-manager" -l root-ca-file -d 'CA certificate published in every namespace' -r -F
+complete -c k3s -n "__fish_k3s_using_subcommand controller-manager" -l cluster-cidr -d 'Address range of pods' -r
+complete -c k3s -n "__fish_k3s_using_subcommand controller-manager" -l service-cluster-ip-range -d 'Address range of services' -r
+complete -c k3s -n "__fish_k3s_using_subcommand controller-manager" -l allocate-node-cidrs -d 'Whether to give nodes their pod range' -r -f -a "true\t''
+false\t''"
+complete -c k3s -n "__fish_k3s_using_subcommand controller-manager" -l node-cidr-mask-size -d 'Prefix length of a node\'s pod range; 24 for IPv4 and 64 for IPv6 when not given' -r
+complete -c k3s -n "__fish_k3s_using_subcommand controller-manager" -l cluster-signing-cert-file -d 'CA certificate that signs certificates for certificate signing requests' -r -F
+complete -c k3s -n "__fish_k3s_using_subcommand controller-manager" -l cluster-signing-key-file -d 'Private key of that CA' -r -F
+complete -c k3s -n "__fish_k3s_using_subcommand controller-manager" -l controllers -d 'Controllers to run: \'*\' all, \'foo\' that one, \'-foo\' not that one' -r
+complete -c k3s -n "__fish_k3s_using_subcommand controller-manager" -l cluster-dns -d 'Cluster DNS address; empty for no cluster DNS Service' -r
+complete -c k3s -n "__fish_k3s_using_subcommand controller-manager" -l cluster-domain -d 'Cluster domain' -r
+complete -c k3s -n "__fish_k3s_using_subcommand controller-manager" -l node-monitor-grace-period -d 'How long a node may be silent before it is called unhealthy' -r
+complete -c k3s -n "__fish_k3s_using_subcommand controller-manager" -l terminated-pod-gc-threshold -d 'Terminated pods to keep before the oldest are deleted' -r
+complete -c k3s -n "__fish_k3s_using_subcommand controller-manager" -l bind-address -d 'Address to serve health and metrics on' -r
+complete -c k3s -n "__fish_k3s_using_subcommand controller-manager" -l secure-port -d 'Port to serve health and metrics on' -r
+complete -c k3s -n "__fish_k3s_using_subcommand controller-manager" -l tls-cert-file -d 'Certificate for the health and metrics port; plain HTTP without' -r -F
+complete -c k3s -n "__fish_k3s_using_subcommand controller-manager" -l tls-private-key-file -d 'Private key for the health and metrics port' -r -F
+complete -c k3s -n "__fish_k3s_using_subcommand controller-manager" -s h -l help -d 'Print help'
+complete -c k3s -n "__fish_k3s_using_subcommand controller-manager" -s V -l version -d 'Print version'
+complete -c k3s -n "__fish_k3s_using_subcommand scheduler" -l kubeconfig -d 'Kubeconfig with the identity to use' -r -F
+complete -c k3s -n "__fish_k3s_using_subcommand scheduler" -l config -d 'Configuration file (KubeSchedulerConfiguration); not read yet, so it is refused' -r -F
+complete -c k3s -n "__fish_k3s_using_subcommand scheduler" -l bind-address -d 'Address to serve health and metrics on' -r
+complete -c k3s -n "__fish_k3s_using_subcommand scheduler" -l secure-port -d 'Port to serve health and metrics on' -r
+complete -c k3s -n "__fish_k3s_using_subcommand scheduler" -l tls-cert-file -d 'Certificate for the health and metrics port; plain HTTP without' -r -F
+complete -c k3s -n "__fish_k3s_using_subcommand scheduler" -l tls-private-key-file -d 'Private key for the health and metrics port' -r -F
+complete -c k3s -n "__fish_k3s_using_subcommand scheduler" -s h -l help -d 'Print help'
+complete -c k3s -n "__fish_k3s_using_subcommand scheduler" -s V -l version -d 'Print version'
+complete -c k3s -n "__fish_k3s_using_subcommand kubelet" -l kubeconfig -d 'Kubeconfig for the API server; without it only static pods run' -r -F
+complete -c k3s -n "__fish_k3s_using_subcommand kubelet" -l config -d 'KubeletConfiguration file' -r -F
+complete -c k3s -n "__fish_k3s_using_subcommand kubelet" -l container-runtime-endpoint -d 'CRI socket' -r
+complete -c k3s -n "__fish_k3s_using_subcommand kubelet" -l hostname-override -d 'Name of the Node instead of the host\'s name' -r
+complete -c k3s -n "__fish_k3s_using_subcommand kubelet" -l node-ip -d 'Addresses of the node' -r
+complete -c k3s -n "__fish_k3s_using_subcommand kubelet" -l node-labels -d 'Labels to register the Node with, key=value' -r
+complete -c k3s -n "__fish_k3s_using_subcommand kubelet" -l register-with-taints -d 'Taints to register the Node with, key=value:effect' -r
+complete -c k3s -n "__fish_k3s_using_subcommand kubelet" -l register-node -d 'Register the Node with the API server' -r -f -a "true\t''
+false\t''"
+complete -c k3s -n "__fish_k3s_using_subcommand kubelet" -l cluster-dns -d 'DNS servers of pods' -r
+complete -c k3s -n "__fish_k3s_using_subcommand kubelet" -l cluster-domain -d 'DNS domain of the cluster' -r
+complete -c k3s -n "__fish_k3s_using_subcommand kubelet" -l root-dir -d 'State directory' -r -F
+complete -c k3s -n "__fish_k3s_using_subcommand kubelet" -l pod-log-dir -d 'Directory of container logs' -r -F
+complete -c k3s -n "__fish_k3s_using_subcommand kubelet" -l container-log-dir -d 'Directory of the log links that log shippers read' -r -F
+complete -c k3s -n "__fish_k3s_using_subcommand kubelet" -l cgroup-driver -d 'cgroupfs or systemd' -r
+complete -c k3s -n "__fish_k3s_using_subcommand kubelet" -l cgroup-root -d 'Parent cgroup of all pods' -r
+complete -c k3s -n "__fish_k3s_using_subcommand kubelet" -l client-ca-file -d 'CA whose client certificates may call this kubelet' -r -F
+complete -c k3s -n "__fish_k3s_using_subcommand kubelet" -l tls-cert-file -d 'Serving certificate' -r -F
+complete -c k3s -n "__fish_k3s_using_subcommand kubelet" -l tls-private-key-file -d 'Key of the serving certificate' -r -F
+complete -c k3s -n "__fish_k3s_using_subcommand kubelet" -l pod-manifest-path -d 'Directory of static pods' -r -F
+complete -c k3s -n "__fish_k3s_using_subcommand kubelet" -l resolv-conf -d 'Resolver configuration that pods inherit' -r -F
+complete -c k3s -n "__fish_k3s_using_subcommand kubelet" -l eviction-hard -d 'Thresholds such as memory.available<100Mi' -r
+complete -c k3s -n "__fish_k3s_using_subcommand kubelet" -l eviction-minimum-reclaim -d 'Reclaims such as imagefs.available=10%' -r
+complete -c k3s -n "__fish_k3s_using_subcommand kubelet" -l max-pods -d 'Pods that this node takes' -r
+complete -c k3s -n "__fish_k3s_using_subcommand kubelet" -l address -d 'Address to serve on' -r
+complete -c k3s -n "__fish_k3s_using_subcommand kubelet" -l port -d 'Port to serve on' -r
+complete -c k3s -n "__fish_k3s_using_subcommand kubelet" -l healthz-bind-address -d 'Address of the health endpoint' -r
+complete -c k3s -n "__fish_k3s_using_subcommand kubelet" -l healthz-port -d 'Port of the health endpoint, 0 for none' -r
+complete -c k3s -n "__fish_k3s_using_subcommand kubelet" -l cni-conf-dir -d 'Directory of CNI configuration; when it holds one, the runtime alone tells network readiness' -r -F
+complete -c k3s -n "__fish_k3s_using_subcommand kubelet" -l cloud-provider -d 'Cloud provider of the node; only "external" and none are known' -r
+complete -c k3s -n "__fish_k3s_using_subcommand kubelet" -l provider-id -d 'Identifier of the node at its provider' -r
+complete -c k3s -n "__fish_k3s_using_subcommand kubelet" -l fail-swap-on -d 'Refuse to start on a node with swap' -r -f -a "true\t''
+false\t''"
+complete -c k3s -n "__fish_k3s_using_subcommand kubelet" -l container-log-max-size -d 'Largest size of a container log before it is rotated' -r
+complete -c k3s -n "__fish_k3s_using_subcommand kubelet" -l container-log-max-files -d 'Log files kept per container' -r
+complete -c k3s -n "__fish_k3s_using_subcommand kubelet" -l image-gc-high-threshold -d 'Disk use in percent above which unused images are removed' -r
+complete -c k3s -n "__fish_k3s_using_subcommand kubelet" -l image-gc-low-threshold -d 'Disk use in percent down to which unused images are removed' -r
+complete -c k3s -n "__fish_k3s_using_subcommand kubelet" -l serialize-image-pulls -d 'Pull images one after the other' -r -f -a "true\t''
+false\t''"
+complete -c k3s -n "__fish_k3s_using_subcommand kubelet" -l node-status-report-frequency-secs -d 'Seconds between status reports when nothing changes' -r
+complete -c k3s -n "__fish_k3s_using_subcommand kubelet" -s h -l help -d 'Print help'
+complete -c k3s -n "__fish_k3s_using_subcommand kubelet" -s V -l version -d 'Print version'
 complete -c k3s -n "__fish_k3s_using_subcommand flannel" -l kubeconfig -d 'Identity for the API server' -r -F
 complete -c k3s -n "__fish_k3s_using_subcommand flannel" -l node-name -d 'Name of this Node; the host name if not given' -r
 complete -c k3s -n "__fish_k3s_using_subcommand flannel" -l backend -d 'How packets reach other nodes' -r -f -a "vxlan\t''
@@ -91,3 +221,17 @@ complete -c k3s -n "__fish_k3s_using_subcommand flannel" -l subnet-file -d 'Envi
 complete -c k3s -n "__fish_k3s_using_subcommand flannel" -l cleanup -d 'Remove links, routes, rules and files, and exit'
 complete -c k3s -n "__fish_k3s_using_subcommand flannel" -s h -l help -d 'Print help (see more with \'--help\')'
 complete -c k3s -n "__fish_k3s_using_subcommand flannel" -s V -l version -d 'Print version'
+complete -c k3s -n "__fish_k3s_using_subcommand proxy" -l kubeconfig -d 'Identity for the API server' -r -F
+complete -c k3s -n "__fish_k3s_using_subcommand proxy" -l hostname-override -d 'Name of this Node; the host name if not given' -r
+complete -c k3s -n "__fish_k3s_using_subcommand proxy" -l cluster-cidr -d 'Addresses of pods; clients from elsewhere are masqueraded' -r
+complete -c k3s -n "__fish_k3s_using_subcommand proxy" -l nodeport-addresses -d 'Addresses of this node that node ports are served on; all if not given' -r
+complete -c k3s -n "__fish_k3s_using_subcommand proxy" -l healthz-bind-address -d 'Where `/healthz` is served, if no socket is passed' -r
+complete -c k3s -n "__fish_k3s_using_subcommand proxy" -l cleanup -d 'Remove the rules and exit'
+complete -c k3s -n "__fish_k3s_using_subcommand proxy" -s h -l help -d 'Print help'
+complete -c k3s -n "__fish_k3s_using_subcommand proxy" -s V -l version -d 'Print version'
+complete -c k3s -n "__fish_k3s_using_subcommand dns" -l kubeconfig -d 'Identity for the API server' -r -F
+complete -c k3s -n "__fish_k3s_using_subcommand dns" -l cluster-dns -d 'Addresses to answer on; put on `lo`' -r
+complete -c k3s -n "__fish_k3s_using_subcommand dns" -l cluster-domain -d 'Domain of the cluster\'s names' -r
+complete -c k3s -n "__fish_k3s_using_subcommand dns" -l resolv-conf -d 'File that names the resolvers for all other names' -r -F
+complete -c k3s -n "__fish_k3s_using_subcommand dns" -s h -l help -d 'Print help'
+complete -c k3s -n "__fish_k3s_using_subcommand dns" -s V -l version -d 'Print version'

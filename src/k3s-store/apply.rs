@@ -146,7 +146,8 @@ impl<'a> Apply<'a> {
                 let mut path = Vec::new();
                 self.decide(r, &mut path)?;
                 self.check(r, &mut path.iter())?;
-                Response::Txn(self.txn(r, &mut path.iter())?)
+                let answer = self.txn(r, &mut path.iter())?;
+                Response::Txn(TxnResponse { header: self.header(), ..answer })
             }
         })
     }
@@ -371,7 +372,8 @@ impl<'a> Apply<'a> {
             };
             responses.push(response.into());
         }
-        Ok(TxnResponse { header: self.header(), succeeded, responses })
+        // Only the outermost answer names a revision, as etcd's does.
+        Ok(TxnResponse { header: Some(ResponseHeader::default()), succeeded, responses })
     }
 }
 

@@ -347,26 +347,3 @@ fn the_manager_of_a_request_is_its_parameter_or_its_user_agent() {
     assert_eq!(manager_or_user_agent("m", "my-tool/v1.2"), "m");
     assert_eq!(manager_or_user_agent("", &"x".repeat(200)).len(), 128);
 }
-
-#[test]
-#[ignore = "prints a time"]
-fn the_cost_of_an_update() {
-    let manager = config_maps();
-    let mut object = map(json!({"a": "1", "b": "2"}));
-    manager.update(None, &mut object, "creator", at(0));
-    let live = stored(object);
-    let start = std::time::Instant::now();
-    for turn in 0..10_000 {
-        let mut next = live.clone();
-        next["data"]["a"] = json!(turn.to_string());
-        manager.update(Some(&live), &mut next, "other", at(1));
-        std::hint::black_box(next);
-    }
-    println!("update of a small object: {:?}", start.elapsed() / 10_000);
-    let config = map(json!({"a": "1", "b": "3"}));
-    let start = std::time::Instant::now();
-    for _ in 0..10_000 {
-        std::hint::black_box(manager.apply(Some(&live), &config, "creator", true, at(1)).ok());
-    }
-    println!("apply of a small object: {:?}", start.elapsed() / 10_000);
-}

@@ -3,6 +3,7 @@
 mod support;
 
 use std::path::Path;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
@@ -10,6 +11,7 @@ use etcd::etcdserverpb::*;
 use etcd::mvccpb::EventType;
 use etcd::{Client, Code, prefix_end};
 use support::{Folder, Server};
+use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 
 const ROUNDS: u64 = 6;
@@ -25,14 +27,21 @@ fn all(prefix: &'static str) -> RangeRequest {
 }
 
 /// Puts `<writer>` = 1, 2, 3 … until the server is gone; `acknowledged` is the last that was
-/// answered.
-async fn write(client: Client, writer: u64, from: u64, acknowledged: &AtomicU64) {
+/// answered, and each one is counted in `progress`.
+async fn write(
+    client: Client,
+    writer: u64,
+    from: u64,
+    acknowledged: &AtomicU64,
+    progress: &Semaphore,
+) {
     for count in from.. {
         let request = put(format!("w/{writer:02}"), format!("{count} {:1000}", ""));
         if client.put(request).await.is_err() {
             return;
         }
         acknowledged.store(count, Ordering::SeqCst);
+        progress.add_permits(1);
     }
 }
 
@@ -62,17 +71,24 @@ async fn kill_9_under_load_loses_nothing_acknowledged() {
             break;
         }
         let mut writers = JoinSet::new();
+        let progress = Arc::new(Semaphore::new(0));
         for writer in 0..WRITERS {
             let known = &acknowledged[usize::try_from(writer).unwrap()];
             let client = server.client();
             let from = known.load(Ordering::SeqCst) + 1;
-            writers.spawn(async move { write(client, writer, from, known).await });
+            let progress = Arc::clone(&progress);
+            writers.spawn(async move { write(client, writer, from, known, &progress).await });
         }
         if round % 2 == 1 {
             // Compaction at work while the process dies.
             let _ = client.compact(CompactionRequest { revision, physical: false }).await;
         }
-        tokio::time::sleep(Duration::from_millis(150 + 37 * round)).await;
+        // Every round dies at another point of its load.
+        let enough = u32::try_from(300 + 37 * round).unwrap();
+        tokio::select! {
+            permits = progress.acquire_many(enough) => permits.unwrap().forget(),
+            ended = writers.join_next() => panic!("a writer ended before the kill: {ended:?}"),
+        }
         server.kill();
         writers.shutdown().await;
     }
@@ -183,9 +199,10 @@ async fn leases_expire_and_survive_a_restart() {
     let folder = Folder::new();
     let server = Server::store(folder.path());
     let client = server.client();
-    let grant = LeaseGrantRequest { ttl: 2, id: 0 };
-    let lease = client.lease_grant(grant).await.unwrap().id;
-    let kept = client.lease_grant(grant).await.unwrap().id;
+    let grant = |ttl| client.lease_grant(LeaseGrantRequest { ttl, id: 0 });
+    let lease = grant(3).await.unwrap().id;
+    // So long that a busy machine keeps it alive in time.
+    let kept = grant(20).await.unwrap().id;
     for (key, lease) in [("l/short", lease), ("l/kept", kept)] {
         let request = PutRequest { lease, ..put(key.into(), "v".into()) };
         client.put(request).await.unwrap();
@@ -199,7 +216,7 @@ async fn leases_expire_and_survive_a_restart() {
     let mut watch = client.watch(request).await.unwrap();
     let event = loop {
         let keep = client.lease_keep_alive_once(kept).await.unwrap();
-        assert_eq!(keep.ttl, 2);
+        assert_eq!(keep.ttl, 20);
         match tokio::time::timeout(Duration::from_millis(300), watch.next()).await {
             Ok(response) => break response.unwrap().events.remove(0),
             Err(_) => continue,
