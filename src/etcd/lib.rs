@@ -3,6 +3,7 @@
 //!
 //! Invariant: an error that etcd has a text for is that text, byte for byte ([`status`]).
 
+mod authority;
 mod client;
 mod endpoint;
 pub mod etcdserverpb;

@@ -15,6 +15,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
+use crate::authority::Mended;
 use crate::etcdserverpb::*;
 use crate::frame;
 use crate::grpc::{self, put_status};
@@ -124,7 +125,7 @@ pub async fn serve<S: Service>(
         .initial_connection_window_size(grpc::CONNECTION_WINDOW)
         .max_frame_size(grpc::FRAME_SIZE)
         .max_concurrent_streams(STREAMS_MAX)
-        .handshake::<_, Bytes>(io)
+        .handshake::<_, Bytes>(Mended::new(io))
         .await?;
     let mut calls = JoinSet::new();
     let mut draining = false;
