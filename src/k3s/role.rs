@@ -34,7 +34,7 @@ pub(crate) async fn keep_label(
             changed = changes.changed() => changed?,
         }
         let unlabelled =
-            lister.get(&key).is_some_and(|node| node.meta().labels.get(LABEL).is_none());
+            lister.get(&key).is_some_and(|node| !node.meta().labels.contains_key(LABEL));
         if !unlabelled {
             continue;
         }
