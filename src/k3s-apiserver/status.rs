@@ -5,10 +5,11 @@
 
 use std::fmt;
 
+use apimachinery::gotext::quote;
 use serde_json::{Value, json};
 
 use crate::admission::Refusal;
-use crate::registry::field::{FieldError, FieldErrors, quote};
+use crate::registry::field::{FieldError, FieldErrors};
 
 /// The reasons that come from elsewhere.
 const REASONS: &[&str] = &[

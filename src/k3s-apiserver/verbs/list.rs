@@ -196,7 +196,7 @@ fn decode_token(text: &str) -> Result<Token, Status> {
 }
 
 fn quote_char(c: char) -> String {
-    let quoted = crate::registry::field::quote(&c.to_string());
+    let quoted = apimachinery::gotext::quote(&c.to_string());
     format!("'{}'", &quoted[1..quoted.len() - 1])
 }
 

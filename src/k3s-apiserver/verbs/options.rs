@@ -1,9 +1,10 @@
 //! The query parameters and bodies that steer verbs: ListOptions, DeleteOptions, write options.
 
 use apimachinery::decode::FieldValidation;
+use apimachinery::gotext::quote;
 use serde_json::Value;
 
-use crate::registry::field::{FieldErrors, quote};
+use crate::registry::field::FieldErrors;
 use crate::request::Query;
 use crate::status::Status;
 

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use apimachinery::gotext::quote;
 use bytes::Bytes;
 use http::{Response, StatusCode};
 use serde_json::Value;
@@ -21,7 +22,6 @@ use crate::body::Body;
 use crate::filter::Call;
 use crate::kinds::Kind;
 use crate::negotiate::Accept;
-use crate::registry::field::quote;
 use crate::registry::{FieldErrors, Object, meta};
 use crate::status::Status;
 use crate::storage::entry::Entry;
