@@ -32,7 +32,7 @@ const HEADLESS: &str = "service.kubernetes.io/headless";
 
 /// A change of one slice.
 #[derive(Debug)]
-enum Step {
+pub(super) enum Step {
     Create { ports: Vec<EndpointPort>, endpoints: Vec<Endpoint> },
     Update { slice: Arc<EndpointSlice>, ports: Vec<EndpointPort>, endpoints: Vec<Endpoint> },
     Delete(Arc<EndpointSlice>),
@@ -187,7 +187,7 @@ pub(crate) fn address(service: &Service, pod: &Pod) -> Option<String> {
 }
 
 /// Endpoints by the ports that they have.
-type Desired = BTreeMap<Vec<EndpointPort>, Vec<Endpoint>>;
+pub(super) type Desired = BTreeMap<Vec<EndpointPort>, Vec<Endpoint>>;
 
 fn desired(
     service: &Service,
@@ -254,7 +254,7 @@ fn endpoint(
 }
 
 /// The smallest set of changes from the existing slices to the desired endpoints.
-fn plan(mut desired: Desired, existing: &[Arc<EndpointSlice>]) -> Vec<Step> {
+pub(super) fn plan(mut desired: Desired, existing: &[Arc<EndpointSlice>]) -> Vec<Step> {
     let mut steps = Vec::new();
     let mut spare = Vec::new();
     let mut room: Vec<(Arc<EndpointSlice>, Vec<EndpointPort>, Vec<Endpoint>, bool)> = Vec::new();
@@ -383,7 +383,7 @@ async fn relabel(cx: &Cx, slice: &EndpointSlice, labels: &Labels) -> Result<()> 
     write(cx, &slice.metadata.key(), &json!({"metadata": {"labels": wanted}})).await
 }
 
-async fn write(cx: &Cx, key: &Key, body: &Value) -> Result<()> {
+pub(super) async fn write(cx: &Cx, key: &Key, body: &Value) -> Result<()> {
     let patch = client::Patch::Merge;
     match cx.rest.patch::<EndpointSlice>(&SLICES, key, "", patch, body).await {
         Ok(slice) => cx.caches.slices.observe(slice),
@@ -393,7 +393,7 @@ async fn write(cx: &Cx, key: &Key, body: &Value) -> Result<()> {
     Ok(())
 }
 
-async fn delete(cx: &Cx, slice: &EndpointSlice) -> Result<()> {
+pub(super) async fn delete(cx: &Cx, slice: &EndpointSlice) -> Result<()> {
     let key = slice.metadata.key();
     let when = Preconditions { uid: &slice.metadata.uid, ..Preconditions::default() };
     match cx.rest.delete(&SLICES, &key, Propagation::Background, when).await {

@@ -9,6 +9,7 @@ mod disruption;
 mod dns;
 mod endpoints;
 mod endpointslice;
+mod endpointslice_mirroring;
 mod garbagecollector;
 mod job;
 mod namespace;
@@ -41,6 +42,10 @@ pub(crate) static CONTROLLERS: &[Controller] = &[
     Controller { name: "replicationcontroller-controller", start: replicaset::start_replication },
     Controller { name: "deployment-controller", start: deployment::start },
     Controller { name: "endpointslice-controller", start: endpointslice::start },
+    Controller {
+        name: "endpointslice-mirroring-controller",
+        start: endpointslice_mirroring::start,
+    },
     Controller { name: "endpoints-controller", start: endpoints::start },
     Controller { name: "garbage-collector-controller", start: garbagecollector::start },
     Controller { name: "node-ipam-controller", start: nodeipam::start },

@@ -146,4 +146,19 @@ mod tests {
             assert!(Schedule::parse(text).is_err(), "{text}");
         }
     }
+
+    #[test]
+    fn zones_follow_the_clock_on_the_wall() {
+        let berlin = TimeZone::get("Europe/Berlin").unwrap();
+        let check = |cron: &str, after: &str, want: &str| {
+            let after: Timestamp = after.parse().unwrap();
+            let found = Schedule::parse(cron).unwrap().next(after, &berlin).unwrap();
+            assert_eq!(found.to_string(), want, "{cron}");
+        };
+        check("0 9 * * *", "2026-01-10T00:00:00Z", "2026-01-10T08:00:00Z");
+        check("0 9 * * *", "2026-07-10T00:00:00Z", "2026-07-10T07:00:00Z");
+        // The hour that is skipped in spring.
+        check("30 2 * * *", "2026-03-28T12:00:00Z", "2026-03-30T00:30:00Z");
+        assert!(TimeZone::get("Mars/Olympus").is_err());
+    }
 }
