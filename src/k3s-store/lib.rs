@@ -105,6 +105,7 @@ pub async fn run(cx: daemon::Context, args: Args) -> Result<()> {
     tasks.spawn(report_health(cx.clone(), shared.clone(), stop.clone()));
     bus::serve(&cx, store.clone()).await?;
     drop(store);
+    cx.status("Serving");
     cx.ready();
 
     let early = tokio::select! {
