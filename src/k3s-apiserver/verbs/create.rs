@@ -7,6 +7,7 @@ use http::{Response, StatusCode};
 use ring::rand::{SecureRandom, SystemRandom};
 use serde_json::Value;
 
+use super::inert;
 use super::managed;
 use super::object::{decode, expected};
 use super::options::WriteOptions;
@@ -61,7 +62,9 @@ pub async fn create_object(
             taken = generate(&base);
             meta_mut(&mut object).insert("name".to_owned(), taken.as_str().into());
         }
+        let name = meta_text(&object, "name").to_owned();
         if let Some(entry) = once(draft, object, tries > 1).await? {
+            inert::tell(&draft.kind.kind, &name);
             return Ok(entry);
         }
     }

@@ -5,6 +5,7 @@ pub mod create;
 pub mod delete;
 pub mod eviction;
 pub mod get;
+mod inert;
 pub mod list;
 pub mod managed;
 pub mod object;
