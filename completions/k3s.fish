@@ -145,6 +145,15 @@ false\t''"
 complete -c k3s -n "__fish_k3s_using_subcommand controller-manager" -l node-cidr-mask-size -d 'Prefix length of a node\'s pod range; 24 for IPv4 and 64 for IPv6 when not given' -r
 complete -c k3s -n "__fish_k3s_using_subcommand controller-manager" -l cluster-signing-cert-file -d 'CA certificate that signs certificates for certificate signing requests' -r -F
 complete -c k3s -n "__fish_k3s_using_subcommand controller-manager" -l cluster-signing-key-file -d 'Private key of that CA' -r -F
+complete -c k3s -n "__fish_k3s_using_subcommand controller-manager" -l cluster-signing-kube-apiserver-client-cert-file -d 'CA certificate of the signer kubernetes.io/kube-apiserver-client, instead of the common one' -r -F
+complete -c k3s -n "__fish_k3s_using_subcommand controller-manager" -l cluster-signing-kube-apiserver-client-key-file -d 'Private key of that CA' -r -F
+complete -c k3s -n "__fish_k3s_using_subcommand controller-manager" -l cluster-signing-kubelet-client-cert-file -d 'CA certificate of the signer kubernetes.io/kube-apiserver-client-kubelet, instead of the common one' -r -F
+complete -c k3s -n "__fish_k3s_using_subcommand controller-manager" -l cluster-signing-kubelet-client-key-file -d 'Private key of that CA' -r -F
+complete -c k3s -n "__fish_k3s_using_subcommand controller-manager" -l cluster-signing-kubelet-serving-cert-file -d 'CA certificate of the signer kubernetes.io/kubelet-serving, instead of the common one' -r -F
+complete -c k3s -n "__fish_k3s_using_subcommand controller-manager" -l cluster-signing-kubelet-serving-key-file -d 'Private key of that CA' -r -F
+complete -c k3s -n "__fish_k3s_using_subcommand controller-manager" -l cluster-signing-legacy-unknown-cert-file -d 'CA certificate of the signer kubernetes.io/legacy-unknown, instead of the common one' -r -F
+complete -c k3s -n "__fish_k3s_using_subcommand controller-manager" -l cluster-signing-legacy-unknown-key-file -d 'Private key of that CA' -r -F
+complete -c k3s -n "__fish_k3s_using_subcommand controller-manager" -l cluster-signing-duration -d 'How long signed certificates are valid at most' -r
 complete -c k3s -n "__fish_k3s_using_subcommand controller-manager" -l controllers -d 'Controllers to run: \'*\' all, \'foo\' that one, \'-foo\' not that one' -r
 complete -c k3s -n "__fish_k3s_using_subcommand controller-manager" -l cluster-dns -d 'Cluster DNS address; empty for no cluster DNS Service' -r
 complete -c k3s -n "__fish_k3s_using_subcommand controller-manager" -l cluster-domain -d 'Cluster domain' -r
