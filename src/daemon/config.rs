@@ -28,13 +28,37 @@ pub enum Key {
     Elsewhere,
 }
 
-/// Reads `file` and `<file>.d`, and returns the flags (`--key=value`) they stand for.
+/// One key of the files, merged.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Setting {
+    pub key: String,
+    /// What it stands for on the command line: `--key=value`, one per value.
+    pub flags: Vec<String>,
+    /// `file:line` of its last mention.
+    pub place: String,
+}
+
+/// What the caller knows of its flags.
+pub struct Flags<'a> {
+    /// What a key is; `None` for an unknown one.
+    pub known: &'a dyn Fn(&str) -> Option<Key>,
+    /// Whether a flag (`--key=value`) is acceptable by itself, or why not.
+    pub valid: &'a dyn Fn(&str) -> Result<(), String>,
+}
+
+struct Entry {
+    kind: Key,
+    values: Vec<String>,
+    place: String,
+}
+
+/// Reads `file` and `<file>.d`, and returns what they set, sorted by key.
 /// Files that do not exist count as empty.
 ///
 /// # Errors
 /// All problems of all files, one per line.
-pub fn flags(file: &Path, known: &dyn Fn(&str) -> Option<Key>) -> Result<Vec<String>, ConfigError> {
-    let mut merged: BTreeMap<String, (Key, Vec<String>)> = BTreeMap::new();
+pub fn read(file: &Path, flags: &Flags<'_>) -> Result<Vec<Setting>, ConfigError> {
+    let mut merged: BTreeMap<String, Entry> = BTreeMap::new();
     let mut problems = Vec::new();
     let paths = std::iter::once(file.to_owned()).chain(drop_ins(file, &mut problems));
     for path in paths {
@@ -46,7 +70,7 @@ pub fn flags(file: &Path, known: &dyn Fn(&str) -> Option<Key>) -> Result<Vec<Str
                 continue;
             }
         };
-        merge(&path, &text, known, &mut merged, &mut problems);
+        merge(&path, &text, flags, &mut merged, &mut problems);
     }
     if !problems.is_empty() {
         return Err(ConfigError(problems.join("\n")));
@@ -54,20 +78,22 @@ pub fn flags(file: &Path, known: &dyn Fn(&str) -> Option<Key>) -> Result<Vec<Str
     Ok(render(merged))
 }
 
-fn render(merged: BTreeMap<String, (Key, Vec<String>)>) -> Vec<String> {
-    let mut flags = Vec::new();
-    for (key, (kind, values)) in merged {
-        match kind {
-            Key::Switch if values.iter().any(|value| value == "true") => {
-                flags.push(format!("--{key}"));
-            }
-            Key::Switch | Key::Elsewhere => (),
-            Key::Single | Key::List => {
-                flags.extend(values.into_iter().map(|value| format!("--{key}={value}")));
-            }
-        }
-    }
-    flags
+fn render(merged: BTreeMap<String, Entry>) -> Vec<Setting> {
+    merged
+        .into_iter()
+        .map(|(key, entry)| {
+            let flags = match entry.kind {
+                Key::Switch if entry.values.iter().any(|value| value == "true") => {
+                    vec![format!("--{key}")]
+                }
+                Key::Switch | Key::Elsewhere => Vec::new(),
+                Key::Single | Key::List => {
+                    entry.values.iter().map(|value| format!("--{key}={value}")).collect()
+                }
+            };
+            Setting { key, flags, place: entry.place }
+        })
+        .collect()
 }
 
 /// `<file>.d/*.yaml` and `*.yml`, sorted by name.
@@ -94,8 +120,8 @@ fn drop_ins(file: &Path, problems: &mut Vec<String>) -> Vec<PathBuf> {
 fn merge(
     path: &Path,
     text: &str,
-    known: &dyn Fn(&str) -> Option<Key>,
-    merged: &mut BTreeMap<String, (Key, Vec<String>)>,
+    flags: &Flags<'_>,
+    merged: &mut BTreeMap<String, Entry>,
     problems: &mut Vec<String>,
 ) {
     if text.lines().all(|line| line.trim().is_empty() || line.trim_start().starts_with('#')) {
@@ -115,7 +141,7 @@ fn merge(
             Some(key) => (key, true),
             None => (name.value.as_str(), false),
         };
-        let Some(kind) = known(key) else {
+        let Some(kind) = (flags.known)(key) else {
             problems.push(format!("{place}: unknown key \"{key}\""));
             continue;
         };
@@ -123,14 +149,23 @@ fn merge(
             problems.push(format!("{place}: key \"{key}\" {reason}"));
             continue;
         }
-        let entry = merged.entry(key.to_owned()).or_insert((kind, Vec::new()));
-        match (append, kind) {
-            (true, Key::List) => entry.1.extend(values.value.0),
-            (true, _) => {
-                let joined = entry.1.concat() + &values.value.0.concat();
-                entry.1 = vec![joined];
+        if matches!(kind, Key::Single | Key::List) {
+            let invalid = |value: &String| (flags.valid)(&format!("--{key}={value}")).err();
+            if let Some(reason) = values.value.0.iter().find_map(invalid) {
+                problems.push(format!("{place}: key \"{key}\": {reason}"));
+                continue;
             }
-            (false, _) => entry.1 = values.value.0,
+        }
+        let entry = merged.entry(key.to_owned()).or_insert_with(|| Entry {
+            kind,
+            values: Vec::new(),
+            place: String::new(),
+        });
+        entry.place = place;
+        match (append, kind) {
+            (true, Key::List) => entry.values.extend(values.value.0),
+            (true, _) => entry.values = vec![entry.values.concat() + &values.value.0.concat()],
+            (false, _) => entry.values = values.value.0,
         }
     }
 }
@@ -234,7 +269,12 @@ mod tests {
         for (name, text) in files {
             fs::write(dir.join(name), text).unwrap();
         }
-        let got = flags(&main, &known);
+        let valid = |flag: &str| match flag.strip_prefix("--https-listen-port=") {
+            Some(port) => port.parse::<u16>().map(drop).map_err(|err| err.to_string()),
+            None => Ok(()),
+        };
+        let got = read(&main, &Flags { known: &known, valid: &valid });
+        let got = got.map(|all| all.into_iter().flat_map(|one| one.flags).collect::<Vec<_>>());
         fs::remove_dir_all(&dir).unwrap();
         match (got, expected) {
             (Ok(got), Ok(expected)) => assert_eq!(got, expected),
@@ -279,6 +319,10 @@ mod tests {
             ]),
         );
         check(&[("config.yaml", "token: [a, b]\n")], Err(&["takes one value"]));
+        check(
+            &[("config.yaml", "\nhttps-listen-port: banana\n")],
+            Err(&["config.yaml:2: key \"https-listen-port\": invalid digit"]),
+        );
         check(&[("config.yaml", "- a\n")], Err(&["not a YAML mapping"]));
         check(&[("config.yaml", "token: {\n")], Err(&["not a YAML mapping"]));
     }

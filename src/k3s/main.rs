@@ -20,6 +20,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::{CommandFactory, FromArgMatches};
+use daemon::config::Setting;
 use daemon::{ConfigError, Flavour, config};
 
 use crate::cli::{Cli, Command, ServerArgs};
@@ -52,18 +53,18 @@ fn main() -> ExitCode {
         return entry.run(args);
     }
     match with_config(args) {
-        Ok(args) => {
+        Ok((args, from_files)) => {
             let matches = components::cli().get_matches_from(args);
             let cli = Cli::from_arg_matches(&matches).unwrap_or_else(|err| err.exit());
-            run(cli.command)
+            run(cli.command, &from_files)
         }
         Err(err) => fail(&err.into()),
     }
 }
 
-fn run(command: Command) -> ExitCode {
+fn run(command: Command, from_files: &[Setting]) -> ExitCode {
     let done = match command {
-        Command::Server(args) => return serve(*args),
+        Command::Server(args) => return serve(*args, from_files),
         Command::Status(args) => block_on(status::run(args.json)),
         Command::Kubectl(passed) => tools::kubectl(&passed.args).map(|()| ExitCode::SUCCESS),
         Command::Crictl(passed) => tools::crictl(&passed.args).map(|()| ExitCode::SUCCESS),
@@ -76,23 +77,35 @@ fn run(command: Command) -> ExitCode {
     done.unwrap_or_else(|err| fail(&err))
 }
 
-fn serve(args: ServerArgs) -> ExitCode {
+fn serve(args: ServerArgs, from_files: &[Setting]) -> ExitCode {
     match settings::Server::new(args) {
         Ok(server) => {
             daemon::main(&server::COMPONENT, Flavour::CurrentThread, |cx| server::run(cx, server))
         }
-        Err(err) => fail(&err.into()),
+        Err(err) => fail(&located(err, from_files).into()),
     }
 }
 
+/// Adds to each problem of a flag the place in the files that set it.
+fn located(err: ConfigError, from_files: &[Setting]) -> ConfigError {
+    let lines = err.0.lines().map(|line| {
+        let key = line.strip_prefix("--").and_then(|rest| rest.split(':').next());
+        match from_files.iter().find(|setting| Some(setting.key.as_str()) == key) {
+            Some(setting) => format!("{}: {line}", setting.place),
+            None => line.to_owned(),
+        }
+    });
+    ConfigError(lines.collect::<Vec<_>>().join("\n"))
+}
+
 /// Puts what the configuration files say between the subcommand and the flags given, which win.
-fn with_config(mut args: Vec<OsString>) -> Result<Vec<OsString>, ConfigError> {
-    if args.get(1).is_none_or(|arg| arg != "server") {
-        return Ok(args);
-    }
+/// Returns what of the files counts.
+fn with_config(mut args: Vec<OsString>) -> Result<(Vec<OsString>, Vec<Setting>), ConfigError> {
     let command = Cli::command();
-    let Some(server) = command.find_subcommand("server") else { return Ok(args) };
-    let file = config_file(&args);
+    let server = match command.find_subcommand("server") {
+        Some(server) if args.get(1).is_some_and(|arg| arg == "server") => server,
+        _ => return Ok((args, Vec::new())),
+    };
     let known = |key: &str| {
         let arg = server.get_arguments().find(|arg| {
             arg.get_long() == Some(key) || arg.get_short().is_some_and(|c| key == c.to_string())
@@ -103,21 +116,29 @@ fn with_config(mut args: Vec<OsString>) -> Result<Vec<OsString>, ConfigError> {
             _ => config::Key::Single,
         })
     };
+    let valid = |flag: &str| match server.clone().try_get_matches_from(["server", flag]) {
+        Ok(_) => Ok(()),
+        Err(err) => {
+            let text = err.to_string();
+            Err(text.lines().next().unwrap_or_default().trim_start_matches("error: ").to_owned())
+        }
+    };
+    let flags = config::Flags { known: &known, valid: &valid };
+    let mut settings = config::read(&config_file(&args), &flags)?;
+    // What the command line gives counts alone, lists as a whole.
     let given = server.clone().ignore_errors(true).try_get_matches_from(args.iter().skip(1)).ok();
-    let from_files = config::flags(&file, &known)?.into_iter().filter(|flag| {
-        // A list on the command line replaces the whole list of the files.
-        let key = flag.trim_start_matches('-').split('=').next().unwrap_or_default();
-        let id = key.replace('-', "_");
-        let on_command_line = given.as_ref().and_then(|given| {
+    settings.retain(|setting| {
+        let id = setting.key.replace('-', "_");
+        let source = given.as_ref().and_then(|given| {
             given.try_contains_id(&id).ok()?;
             given.value_source(&id)
         });
-        known(key) != Some(config::Key::List)
-            || on_command_line != Some(clap::parser::ValueSource::CommandLine)
+        source != Some(clap::parser::ValueSource::CommandLine)
     });
-    let from_files: Vec<OsString> = from_files.map(OsString::from).collect();
-    args.splice(2..2, from_files);
-    Ok(args)
+    let flags = settings.iter().flat_map(|setting| setting.flags.iter().map(OsString::from));
+    let flags: Vec<OsString> = flags.collect();
+    args.splice(2..2, flags);
+    Ok((args, settings))
 }
 
 /// `--config`, `-c`, `K3S_CONFIG_FILE`, or the usual place.

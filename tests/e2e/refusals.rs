@@ -16,7 +16,7 @@ type Step = (&'static str, fn() -> Result<()>);
 
 pub(super) const STEPS: &[Step] = &[
     ("an unknown configuration key is refused with file and line", unknown_key),
-    ("a bad value is refused with its flag", bad_value),
+    ("a bad value is refused with its flag, file and line", bad_value),
     ("a port in use is refused", port_in_use),
     ("a missing containerd is refused", no_containerd),
     ("a read-only data folder is refused", read_only),
@@ -50,7 +50,14 @@ fn unknown_key() -> Result<()> {
 }
 
 fn bad_value() -> Result<()> {
-    refused(&["--cluster-cidr=banana"], None, &["--cluster-cidr", "banana"])
+    refused(&["--cluster-cidr=banana"], None, &["--cluster-cidr", "banana"])?;
+    let file = "/run/bad-value.yaml";
+    for line in ["https-listen-port: banana", "cluster-cidr: banana"] {
+        fs::write(file, format!("token: a\n{line}\n"))?;
+        let key = line.split(':').next().unwrap_or_default();
+        refused(&["--config", file], None, &["/run/bad-value.yaml:2", key, "banana"])?;
+    }
+    Ok(())
 }
 
 fn port_in_use() -> Result<()> {
