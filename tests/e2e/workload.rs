@@ -23,6 +23,7 @@ pub(super) const STEPS: &[Step] = &[
     ("a job completes", job),
     ("volumes and environment reach a container", volumes),
     ("init containers run first and in order", init_containers),
+    ("an image archive that appears is imported", image_appears),
     ("deleting a namespace deletes what is in it", namespace),
 ];
 
@@ -282,6 +283,15 @@ spec:
     let text = kubectl(&["logs", "init", "-c", "main"])?;
     ensure!(text == "1\n2\n", "{text:?}");
     kubectl(&["delete", "pod", "init", "--grace-period=1"]).map(drop)
+}
+
+fn image_appears(_: &mut Cluster) -> Result<()> {
+    let image = "docker.io/library/late:1";
+    let path = "/var/lib/rancher/k3s/agent/images/late.tar";
+    run(Command::new("packaging/busybox-image").args([image, path]))?;
+    apply(&pod("late", "sleep 100000").replace(IMAGE, image))?;
+    kubectl(&["wait", "pod/late", "--for=condition=Ready", "--timeout=60s"])?;
+    kubectl(&["delete", "pod", "late", "--grace-period=0", "--force"]).map(drop)
 }
 
 fn namespace(cluster: &mut Cluster) -> Result<()> {
