@@ -1,7 +1,7 @@
 //! Jobs: pods until enough have succeeded or too many have failed. `plan.rs` decides.
 //!
-//! Pod failure policies, success policies and back-off limits per index are not evaluated; a Job
-//! that has them is reported with an event and otherwise run without.
+//! Pod failure policies, success policies and back-off limits per index are not evaluated: a Job
+//! that has them runs as if it had none.
 
 mod plan;
 
