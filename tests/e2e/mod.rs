@@ -4,6 +4,7 @@
 //! a step is shown with the server's last lines.
 
 mod faults;
+mod lifecycle;
 mod mesh;
 mod refusals;
 mod workload;
@@ -45,7 +46,11 @@ pub(crate) fn run(filter: &str) -> ExitCode {
     match Cluster::start(Path::new(LOG)) {
         Err(err) => count("the server starts", begun, Err(err), ""),
         Ok(mut cluster) => {
-            let steps = workload::STEPS.iter().chain(mesh::STEPS).chain(faults::STEPS);
+            let steps = workload::STEPS
+                .iter()
+                .chain(lifecycle::STEPS)
+                .chain(mesh::STEPS)
+                .chain(faults::STEPS);
             for (index, (name, step)) in steps.enumerate() {
                 if index < 2 || name.contains(filter) {
                     let begun = Instant::now();

@@ -5,7 +5,7 @@
 use std::time::Duration;
 
 use jiff::Timestamp;
-use k8s_openapi::api::core::v1::{Container, Pod, Probe};
+use k8s_openapi::api::core::v1::{Container, Probe};
 use tokio::sync::mpsc;
 use tonic_prost::ProstCodec;
 
@@ -52,7 +52,6 @@ pub(crate) enum Finding {
 
 /// The container under probe.
 pub(crate) struct Subject {
-    pub(crate) pod: std::sync::Arc<Pod>,
     pub(crate) container: Container,
     pub(crate) kind: ProbeKind,
     pub(crate) id: String,
@@ -172,17 +171,8 @@ async fn attempt(
     if let Some(action) = &probe.grpc {
         let port = u16::try_from(action.port).map_err(|_| "invalid port".to_owned())?;
         let service = action.service.clone().unwrap_or_default();
-        let check = grpc(&subject.pod_ip, port, service);
-        return match tokio::time::timeout(timeout, check).await {
-            Ok(result) => result,
-            Err(_) => Err(format!(
-                "timeout: failed to connect service \"{}\" within {}s: context deadline exceeded",
-                http_get::authority(&subject.pod_ip, port),
-                timeout.as_secs()
-            )),
-        };
+        return grpc(&http_get::authority(&subject.pod_ip, port), service, timeout).await;
     }
-    let _ = &subject.pod;
     Err("missing probe handler".to_owned())
 }
 
@@ -203,25 +193,61 @@ struct HealthCheckResponse {
 }
 
 const SERVING: i32 = 1;
+/// Names of `HealthCheckResponse.ServingStatus`, by number.
+const SERVING_STATUS: [&str; 4] = ["UNKNOWN", "SERVING", "NOT_SERVING", "SERVICE_UNKNOWN"];
+/// Pause between two attempts to connect within one probe.
+const CONNECT_PAUSE: Duration = Duration::from_millis(100);
 
-async fn grpc(host: &str, port: u16, service: String) -> Result<(), String> {
-    let authority = http_get::authority(host, port);
+/// Asks the gRPC health protocol (`grpc.health.v1.Health/Check`); connecting is tried until the
+/// probe's time is over, as gRPC clients do.
+async fn grpc(authority: &str, service: String, timeout: Duration) -> Result<(), String> {
+    let deadline = tokio::time::Instant::now() + timeout;
     let endpoint = tonic::transport::Endpoint::from_shared(format!("http://{authority}"))
         .map_err(|err| err.to_string())?;
-    let channel = endpoint
-        .connect()
-        .await
-        .map_err(|_| format!("error: failed to connect to \"{authority}\": connection refused"))?;
+    let connect = async {
+        loop {
+            match endpoint.connect().await {
+                Ok(channel) => return channel,
+                Err(_) => tokio::time::sleep(CONNECT_PAUSE).await,
+            }
+        }
+    };
+    let channel = tokio::time::timeout_at(deadline, connect).await.map_err(|_| {
+        format!(
+            "timeout: failed to connect service \"{authority}\" within {}s: context deadline exceeded",
+            timeout.as_secs()
+        )
+    })?;
+    let late = || format!("timeout: health rpc did not complete within {}s", timeout.as_secs());
+    match tokio::time::timeout_at(deadline, check_health(channel, service)).await {
+        Err(_) => Err(late()),
+        Ok(Ok(SERVING)) => Ok(()),
+        Ok(Ok(status)) => {
+            let name = usize::try_from(status).ok().and_then(|index| SERVING_STATUS.get(index));
+            let name = name.map_or_else(|| status.to_string(), |name| (*name).to_owned());
+            Err(format!("service unhealthy (responded with \"{name}\")"))
+        }
+        Ok(Err(status)) => Err(match status.code() {
+            tonic::Code::Unimplemented => format!(
+                "error: this server does not implement the grpc health protocol (grpc.health.v1.Health): {}",
+                status.message()
+            ),
+            tonic::Code::DeadlineExceeded => late(),
+            _ => format!("error: health rpc probe failed: {}", rpc_error(&status)),
+        }),
+    }
+}
+
+async fn check_health(
+    channel: tonic::transport::Channel,
+    service: String,
+) -> Result<i32, tonic::Status> {
     let mut client = tonic::client::Grpc::new(channel);
-    client.ready().await.map_err(|err| err.to_string())?;
+    client.ready().await.map_err(|err| tonic::Status::unavailable(err.to_string()))?;
     let path = tonic::codegen::http::uri::PathAndQuery::from_static("/grpc.health.v1.Health/Check");
     let codec: ProstCodec<HealthCheckRequest, HealthCheckResponse> = ProstCodec::default();
-    let request = tonic::Request::new(HealthCheckRequest { service });
-    let answer = client.unary(request, path, codec).await.map_err(|err| rpc_error(&err))?;
-    match answer.into_inner().status {
-        SERVING => Ok(()),
-        status => Err(format!("service unhealthy (responded with \"{status}\")")),
-    }
+    let answer = client.unary(tonic::Request::new(HealthCheckRequest { service }), path, codec);
+    Ok(answer.await?.into_inner().status)
 }
 
 #[cfg(test)]

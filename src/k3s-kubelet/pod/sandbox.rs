@@ -206,8 +206,9 @@ pub(crate) fn config(
             ..Default::default()
         }),
     };
+    // A pod on the node's network shares its UTS namespace too; runc refuses to name that one.
     let hostname = if pod.host_network() {
-        config.node_name.clone()
+        String::new()
     } else {
         hostname(pod, &config.cluster_domain).kernel
     };
@@ -247,6 +248,17 @@ mod tests {
 
     fn config_with_dns() -> Config {
         Config { cluster_dns: vec!["10.43.0.10".into()], ..Config::for_tests() }
+    }
+
+    #[test]
+    fn a_pod_on_the_nodes_network_does_not_name_the_node() {
+        for (spec, name) in [
+            (json!({"containers": []}), "web-0"),
+            (json!({"containers": [], "hostNetwork": true}), ""),
+        ] {
+            let made = super::config(&pod(spec), &config_with_dns(), "", 0).unwrap();
+            assert_eq!(made.hostname, name);
+        }
     }
 
     #[test]

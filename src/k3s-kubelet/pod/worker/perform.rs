@@ -211,7 +211,6 @@ impl Worker {
                     continue;
                 }
                 let subject = Subject {
-                    pod: Arc::clone(&self.pod),
                     container: entry.container.clone(),
                     kind,
                     id: view.id.clone(),
