@@ -6,11 +6,12 @@
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
+use futures::StreamExt;
 use tokio::sync::watch;
-use tracing::warn;
+use tracing::{debug, warn};
 
 use crate::component::Component;
-use crate::context::Report;
+use crate::context::{Context, Report};
 
 /// Where every component serves its interfaces.
 pub const PATH: &str = "/io/k3s";
@@ -18,9 +19,12 @@ pub const PATH: &str = "/io/k3s";
 /// How long a component waits for the bus at start before it goes on without.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
+/// Between two attempts of a role to reach a bus that comes up beside it.
+const RECONNECT_PAUSE: Duration = Duration::from_millis(200);
+
 /// `io.k3s.Component1`: the same on every component.
 struct Component1 {
-    component: &'static Component,
+    name: &'static str,
     report: Report,
     since_unix_secs: u64,
     arguments: Vec<String>,
@@ -30,7 +34,7 @@ struct Component1 {
 impl Component1 {
     #[zbus(property(emits_changed_signal = "const"))]
     fn name(&self) -> &str {
-        self.component.name
+        self.name
     }
 
     #[zbus(property(emits_changed_signal = "const"))]
@@ -107,23 +111,71 @@ pub(crate) async fn serve(component: &'static Component) -> Result<Option<zbus::
     if component.bus.is_empty() {
         return Ok(None);
     }
+    let connection = connect().await?;
+    own(&connection, component.name, component.bus).await?;
+    Ok(Some(connection))
+}
+
+/// For a role, which starts the bus itself: owns `name` on the bus at `address` (the system bus
+/// when `None`) and publishes what `cx` reports, again after each loss of the bus, until stopped.
+pub async fn attend(
+    cx: &Context,
+    component: &'static Component,
+    name: &'static str,
+    address: Option<&str>,
+) {
+    while !cx.stop.is_cancelled() {
+        let attended = async {
+            let connection = match address {
+                Some(address) => zbus::connection::Builder::address(address).build().await?,
+                None => connect().await?,
+            };
+            own(&connection, component.name, name).await?;
+            let mut reports = cx.reports();
+            let mut told = Report::starting();
+            loop {
+                let report = reports.borrow_and_update().clone();
+                emit(&connection, &told, &report).await?;
+                told = report;
+                tokio::select! {
+                    changed = reports.changed() => changed?,
+                    () = lost(&connection) => return anyhow::Ok(()),
+                }
+            }
+        };
+        tokio::select! {
+            attended = attended => if let Err(err) = attended {
+                debug!(err = %format_args!("{err:#}"), "Bus is not there yet, retrying");
+            },
+            () = cx.stop.cancelled() => return,
+        }
+        tokio::time::sleep(RECONNECT_PAUSE).await;
+    }
+}
+
+/// Waits until the connection is closed.
+async fn lost(connection: &zbus::Connection) {
+    let mut messages = zbus::MessageStream::from(connection.clone());
+    while messages.next().await.is_some_and(|message| message.is_ok()) {}
+}
+
+async fn own(connection: &zbus::Connection, component: &'static str, name: &str) -> Result<()> {
     let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
     let interface = Component1 {
-        component,
+        name: component,
         report: Report::starting(),
         since_unix_secs: since.map_or(0, |since| since.as_secs()),
         arguments: std::env::args().collect(),
     };
-    let connection = connect().await?;
     connection.object_server().at(PATH, interface).await.context("serving io.k3s.Component1")?;
     // A restarted component takes the name from its dying predecessor.
     let flags = zbus::fdo::RequestNameFlags::ALLOW_REPLACEMENT
         | zbus::fdo::RequestNameFlags::REPLACE_EXISTING;
     connection
-        .request_name_with_flags(component.bus, flags)
+        .request_name_with_flags(name, flags)
         .await
-        .with_context(|| format!("owning the bus name {}", component.bus))?;
-    Ok(Some(connection))
+        .with_context(|| format!("owning the bus name {name}"))?;
+    Ok(())
 }
 
 /// Passes reports on to the supervisor and the bus until the sender is gone.

@@ -81,6 +81,10 @@ impl Context {
         });
     }
 
+    pub(crate) fn reports(&self) -> watch::Receiver<Report> {
+        self.report.subscribe()
+    }
+
     /// The connection that owns the component's bus name; `None` where no bus runs.
     pub fn bus(&self) -> Option<&zbus::Connection> {
         self.bus.as_ref()

@@ -14,9 +14,10 @@ mod listen;
 mod log;
 pub mod supervise;
 mod sys;
+pub mod systemd;
 
-pub use bus::{Component1Proxy, PATH as BUS_PATH, connect as connect_bus};
+pub use bus::{Component1Proxy, PATH as BUS_PATH, attend as attend_bus, connect as connect_bus};
 pub use component::{Component, ConfigError, Flavour, main};
 pub use context::Context;
-pub use listen::{Listener, bind_tcp, bind_udp, bind_unix};
+pub use listen::{Address, Listener, Socket, bind_tcp, bind_udp, bind_unix};
 pub use log::init as init_log;

@@ -8,10 +8,10 @@ use std::net::{SocketAddr, TcpListener, UdpSocket};
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixListener;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result, bail};
-use rustix::net::{AddressFamily, SocketType, sockopt};
+use rustix::net::{AddressFamily, SocketFlags, SocketType, sockopt};
 
 use crate::sys;
 
@@ -63,6 +63,49 @@ impl Listener {
     }
 }
 
+/// Where a socket listens: what a systemd socket unit says of it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Socket {
+    /// Its `LISTEN_FDNAMES` name.
+    pub name: String,
+    pub address: Address,
+}
+
+/// An address to listen on.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Address {
+    Tcp(SocketAddr),
+    Udp(SocketAddr),
+    /// TCP on an address that the machine may not have yet.
+    TcpForeseen(SocketAddr),
+    /// UDP on an address that the machine may not have yet.
+    UdpForeseen(SocketAddr),
+    /// Unix stream, for the owner only.
+    Unix(PathBuf),
+}
+
+impl Socket {
+    pub fn new(name: &str, address: Address) -> Self {
+        Self { name: name.to_owned(), address }
+    }
+}
+
+impl Address {
+    /// Binds and listens.
+    ///
+    /// # Errors
+    /// Names the address, and who to ask when it is in use.
+    pub fn bind(&self) -> Result<Listener> {
+        match self {
+            Self::Tcp(addr) => bind_tcp(*addr),
+            Self::Udp(addr) => bind_udp(*addr),
+            Self::TcpForeseen(addr) => bind_foreseen(*addr, SocketType::STREAM),
+            Self::UdpForeseen(addr) => bind_foreseen(*addr, SocketType::DGRAM),
+            Self::Unix(path) => bind_unix(path, 0o600),
+        }
+    }
+}
+
 /// The sockets that the supervisor passed, with their `LISTEN_FDNAMES`. Call once, at start.
 pub(crate) fn passed() -> Result<Vec<(String, Listener)>> {
     let mut sockets = Vec::new();
@@ -85,6 +128,25 @@ pub fn bind_tcp(addr: SocketAddr) -> Result<Listener> {
 pub fn bind_udp(addr: SocketAddr) -> Result<Listener> {
     let socket = UdpSocket::bind(addr).with_context(|| in_use(&addr.to_string()))?;
     Ok(Listener::Udp(socket).nonblocking()?)
+}
+
+/// Binds before the address is there (`IP_FREEBIND`), as `FreeBind=` does in a socket unit.
+fn bind_foreseen(addr: SocketAddr, kind: SocketType) -> Result<Listener> {
+    let family = if addr.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
+    let bound = || -> io::Result<OwnedFd> {
+        let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+        let fd = rustix::net::socket_with(family, kind, flags, None)?;
+        sockopt::set_ip_freebind(&fd, true)?;
+        if kind == SocketType::STREAM {
+            sockopt::set_socket_reuseaddr(&fd, true)?;
+        }
+        rustix::net::bind(&fd, &addr)?;
+        if kind == SocketType::STREAM {
+            rustix::net::listen(&fd, 128)?;
+        }
+        Ok(fd)
+    };
+    Listener::from_fd(bound().with_context(|| in_use(&addr.to_string()))?)
 }
 
 /// Binds a Unix socket with these permission bits, making its folder and replacing a socket that
@@ -129,6 +191,14 @@ mod tests {
         drop(first);
         bind_unix(&path, 0o600).unwrap();
         fs::remove_dir_all(dir).unwrap();
+    }
+
+    #[test]
+    fn a_foreseen_address_is_bound_before_it_is_there() {
+        let addr: SocketAddr = "192.0.2.53:0".parse().unwrap();
+        assert!(matches!(Address::TcpForeseen(addr).bind().unwrap(), Listener::Tcp(_)));
+        assert!(matches!(Address::UdpForeseen(addr).bind().unwrap(), Listener::Udp(_)));
+        assert!(Address::Tcp(addr).bind().is_err());
     }
 
     #[test]

@@ -23,7 +23,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
 use crate::component::ConfigError;
-use crate::listen::Listener;
+use crate::listen::{Listener, Socket};
 use crate::sys;
 
 /// First and longest pause before a restart.
@@ -47,8 +47,8 @@ pub struct Unit {
     pub env: Vec<(String, String)>,
     /// File that standard output and error are appended to; the supervisor's own when `None`.
     pub log: Option<PathBuf>,
-    /// Sockets to pass, by their `LISTEN_FDNAMES` name.
-    pub sockets: Vec<(String, Listener)>,
+    /// Sockets to pass.
+    pub sockets: Vec<Socket>,
     /// Whether it sends `READY=1`; otherwise it counts as ready once started.
     pub notifies: bool,
     /// Stages stop in descending order, each whole before the next.
@@ -70,26 +70,40 @@ pub struct State {
 
 /// The supervised units. Dropping it kills what still runs.
 pub struct Supervisor {
+    waiting: Vec<Process>,
+    notify_dir: PathBuf,
     tasks: JoinSet<Result<()>>,
     stages: Vec<(u8, CancellationToken, watch::Receiver<State>)>,
     states: Vec<(String, watch::Receiver<State>)>,
 }
 
 impl Supervisor {
+    /// Opens all sockets and starts nothing yet.
+    pub fn open(units: Vec<Unit>, notify_dir: &Path) -> Result<Self> {
+        let waiting = units.into_iter().map(Process::open).collect::<Result<_>>()?;
+        Ok(Self {
+            waiting,
+            notify_dir: notify_dir.to_owned(),
+            tasks: JoinSet::new(),
+            stages: Vec::new(),
+            states: Vec::new(),
+        })
+    }
+
     /// Starts all units at once; ordering is the sockets' business.
-    pub fn start(units: Vec<Unit>, notify_dir: &Path) -> Result<Self> {
-        std::fs::create_dir_all(notify_dir)
-            .with_context(|| format!("creating {}", notify_dir.display()))?;
-        let mut this = Self { tasks: JoinSet::new(), stages: Vec::new(), states: Vec::new() };
-        for unit in units {
+    pub fn start(&mut self) -> Result<()> {
+        std::fs::create_dir_all(&self.notify_dir)
+            .with_context(|| format!("creating {}", self.notify_dir.display()))?;
+        for process in std::mem::take(&mut self.waiting) {
+            let unit = &process.unit;
             let (state, watch) = watch::channel(State::default());
             let stop = CancellationToken::new();
-            this.stages.push((unit.stage, stop.clone(), watch.clone()));
-            this.states.push((unit.name.clone(), watch));
-            let notify = unit.notifies.then(|| notify_dir.join(&unit.name));
-            this.tasks.spawn(keep(unit, notify, state, stop));
+            self.stages.push((unit.stage, stop.clone(), watch.clone()));
+            self.states.push((unit.name.clone(), watch));
+            let notify = unit.notifies.then(|| self.notify_dir.join(&unit.name));
+            self.tasks.spawn(keep(process, notify, state, stop));
         }
-        Ok(this)
+        Ok(())
     }
 
     /// The state of every unit, in the order given.
@@ -126,9 +140,23 @@ impl Supervisor {
     }
 }
 
+/// A unit with its sockets open.
+struct Process {
+    unit: Unit,
+    sockets: Vec<Listener>,
+}
+
+impl Process {
+    fn open(unit: Unit) -> Result<Self> {
+        let sockets = unit.sockets.iter().map(|socket| socket.address.bind());
+        let sockets = sockets.collect::<Result<_>>().with_context(|| unit.name.clone())?;
+        Ok(Self { unit, sockets })
+    }
+}
+
 /// Keeps one unit running until told to stop.
 async fn keep(
-    mut unit: Unit,
+    Process { mut unit, sockets }: Process,
     notify: Option<PathBuf>,
     state: watch::Sender<State>,
     stop: CancellationToken,
@@ -143,7 +171,7 @@ async fn keep(
     }
     while !stop.is_cancelled() {
         let started = Instant::now();
-        let child = spawn(&unit, notify.as_deref());
+        let child = spawn(&unit, &sockets, notify.as_deref());
         let ended = match child {
             Ok(child) => attend(&mut unit, child, socket.as_ref(), &state, &stop).await,
             Err(err) => {
@@ -237,19 +265,18 @@ async fn end(name: &str, mut child: Child) {
     info!(unit = name, "Process stopped");
 }
 
-fn spawn(unit: &Unit, notify: Option<&Path>) -> Result<Child> {
+fn spawn(unit: &Unit, sockets: &[Listener], notify: Option<&Path>) -> Result<Child> {
     let mut command = std::process::Command::new("/proc/self/exe");
     if unit.sockets.is_empty() {
         command = std::process::Command::new(&unit.program);
         command.arg0(&unit.argv0);
     } else {
         command.arg0(ACTIVATE).arg(&unit.program).arg(&unit.argv0);
-        let names: Vec<&str> = unit.sockets.iter().map(|(name, _)| name.as_str()).collect();
+        let names: Vec<&str> = unit.sockets.iter().map(|socket| socket.name.as_str()).collect();
         command.env("LISTEN_FDS", names.len().to_string()).env("LISTEN_FDNAMES", names.join(":"));
-        let fds: Vec<OwnedFd> = unit
-            .sockets
+        let fds: Vec<OwnedFd> = sockets
             .iter()
-            .map(|(_, socket)| Ok(socket.try_clone()?.into_fd()))
+            .map(|socket| Ok(socket.try_clone()?.into_fd()))
             .collect::<std::io::Result<_>>()?;
         sys::pass_fds(&mut command, fds);
     }
@@ -348,7 +375,8 @@ mod tests {
             unit("dies", "exit 1", restart.clone()),
             unit("lives", "exec sleep 1000", restart),
         ];
-        let supervisor = Supervisor::start(units, &dir).unwrap();
+        let mut supervisor = Supervisor::open(units, &dir).unwrap();
+        supervisor.start().unwrap();
         let mut dies = supervisor.states()[0].1.clone();
         dies.wait_for(|state| state.restarts >= 2).await.unwrap();
         let mut lives = supervisor.states()[1].1.clone();
@@ -361,8 +389,8 @@ mod tests {
     async fn a_configuration_error_ends_supervision() {
         let dir = std::env::temp_dir().join(format!("k3s-refuse-{}", std::process::id()));
         let (_keep, restart) = watch::channel(0);
-        let mut supervisor =
-            Supervisor::start(vec![unit("bad", "exit 78", restart)], &dir).unwrap();
+        let mut supervisor = Supervisor::open(vec![unit("bad", "exit 78", restart)], &dir).unwrap();
+        supervisor.start().unwrap();
         let err = timeout(Duration::from_secs(10), supervisor.refused()).await.unwrap();
         assert!(err.is::<ConfigError>(), "{err:#}");
         supervisor.stop().await;

@@ -10,6 +10,7 @@ use pki::{Durability, write_with};
 
 use crate::containerd::find_program;
 use crate::settings::RUN_DIR;
+use crate::systemd;
 
 /// The system bus, and the places where the policy that lets us own names is installed.
 const SYSTEM_SOCKET: &str = "/run/dbus/system_bus_socket";
@@ -20,6 +21,16 @@ const POLICIES: [&str; 2] =
 pub(crate) enum Bus {
     System,
     Private { program: PathBuf, config: PathBuf },
+}
+
+impl Bus {
+    /// Its address, unless it is the system's.
+    pub(crate) fn address(&self) -> Option<String> {
+        match self {
+            Self::System => None,
+            Self::Private { .. } => Some(private_address()),
+        }
+    }
 }
 
 /// The socket of our own bus.
@@ -34,6 +45,9 @@ pub(crate) fn private_address() -> String {
 
 /// Decides which bus to use, and prepares our own when it has to be.
 pub(crate) fn choose() -> Result<Bus> {
+    if systemd::own_unit().is_some() {
+        return Ok(Bus::System);
+    }
     let allowed = POLICIES.iter().any(|path| Path::new(path).exists());
     if allowed && std::os::unix::net::UnixStream::connect(SYSTEM_SOCKET).is_ok() {
         return Ok(Bus::System);

@@ -2,6 +2,7 @@
 //!
 //! Invariant: `main` decides and delegates; every component and role lives in its own file or crate.
 
+mod backend;
 mod bus;
 mod cli;
 mod components;
@@ -11,6 +12,7 @@ mod role;
 mod server;
 mod settings;
 mod status;
+mod systemd;
 mod tools;
 mod trust;
 mod units;

@@ -8,20 +8,23 @@ use std::os::fd::OwnedFd;
 use std::path::Path;
 
 use anyhow::{Context as _, Result};
-use daemon::supervise::{State, Supervisor};
-use daemon::{Component, ConfigError, Context};
+use daemon::supervise::State;
+use daemon::{Component, ConfigError, Context, attend_bus};
 use jiff::Timestamp;
 use rustix::fs::{FlockOperation, flock};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tracing::info;
 
-use crate::settings::{RUN_DIR, Server};
+use crate::backend::Backend;
+use crate::bus::{self, Bus};
+use crate::settings::Server;
 use crate::units::{Units, link_cni};
-use crate::{bus, containerd, role, trust};
+use crate::{containerd, role, trust};
 
-/// The role has no bus name of its own yet: it starts the bus.
+/// The role takes its bus name late: it may start the bus itself.
 pub(crate) static COMPONENT: Component = Component { name: "k3s-server", bus: "" };
+const BUS_NAME: &str = "io.k3s.Server1";
 
 /// Runs the role until it is told to stop.
 pub(crate) async fn run(cx: Context, server: Server) -> Result<()> {
@@ -32,7 +35,7 @@ pub(crate) async fn run(cx: Context, server: Server) -> Result<()> {
     let bus = bus::choose()?;
     let units = Units::new(&bus, server.node.args.debug);
     let mut all = Vec::new();
-    // Sockets and programs first: what is in use or missing shows before anything is written.
+    // Programs and sockets first: what is missing or in use shows before trust is written.
     all.extend(units.bus(&bus)?);
     all.extend(units.server(&server)?);
     let (imported, images) = watch::channel(server.args.disable_agent);
@@ -41,17 +44,15 @@ pub(crate) async fn run(cx: Context, server: Server) -> Result<()> {
         all.extend(units.node(&server.node, backend, images)?);
         link_cni(&server.node)?;
     }
+    if !server.args.disable_agent {
+        all.extend(units.containerd(&server.node)?);
+    }
+    let mut backend = Backend::open(all).await?;
     trust::prepare(&server, Timestamp::now().as_second())?;
-    let containerd = match server.args.disable_agent {
-        true => None,
-        false => units.containerd(&server.node)?,
-    };
-    let runs_containerd = containerd.is_some();
-    all.extend(containerd);
-
-    let mut supervisor = Supervisor::start(all, &Path::new(RUN_DIR).join("notify"))?;
+    backend.start(&server.node.paths).await?;
     let mut tasks = JoinSet::new();
-    if runs_containerd && let Some(state) = state_of(&supervisor, "containerd") {
+    tasks.spawn(own_name(cx.clone(), bus));
+    if let Some(state) = backend.state("k3s-containerd") {
         let node = server.node.clone();
         tasks.spawn(containerd::keep_images(cx.stop.clone(), node, state, imported));
     } else {
@@ -62,16 +63,22 @@ pub(crate) async fn run(cx: Context, server: Server) -> Result<()> {
         let kubeconfig = server.node.paths.server("cred/supervisor.kubeconfig");
         tasks.spawn(async move { role::keep_label(stop, &kubeconfig, &name).await });
     }
-    tasks.spawn(announce(cx.clone(), supervisor.states().to_vec(), server));
+    let (api, kubelet) = (backend.state("k3s-apiserver"), backend.state("k3s-kubelet"));
+    tasks.spawn(announce(cx.clone(), api, kubelet, server));
     let refused = tokio::select! {
-        err = supervisor.refused() => Err(err),
+        err = backend.refused() => Err(err),
         err = failed(&mut tasks) => Err(err),
         () = cx.stop.cancelled() => Ok(()),
     };
     info!("Stopping, pods keep running");
-    supervisor.stop().await;
+    backend.stop(refused.is_err()).await?;
     tasks.shutdown().await;
     refused
+}
+
+async fn own_name(cx: Context, bus: Bus) -> Result<()> {
+    attend_bus(&cx, &COMPONENT, BUS_NAME, bus.address().as_deref()).await;
+    Ok(())
 }
 
 /// The first background task that fails; a task that ends well is no event.
@@ -89,11 +96,11 @@ async fn failed(tasks: &mut JoinSet<Result<()>>) -> anyhow::Error {
 /// Says when the API answers and when the node is up.
 async fn announce(
     cx: Context,
-    states: Vec<(String, watch::Receiver<State>)>,
+    api: Option<watch::Receiver<State>>,
+    kubelet: Option<watch::Receiver<State>>,
     server: Server,
 ) -> Result<()> {
-    let find = |name: &str| states.iter().find(|(have, _)| have == name).map(|(_, s)| s.clone());
-    if let Some(mut api) = find("k3s-apiserver")
+    if let Some(mut api) = api
         && api.wait_for(|state| state.ready).await.is_ok()
     {
         let kubeconfig = server.kubeconfig.display();
@@ -101,18 +108,13 @@ async fn announce(
         cx.ready();
         cx.status("Kubernetes API is ready");
     }
-    if let Some(mut kubelet) = find("k3s-kubelet")
+    if let Some(mut kubelet) = kubelet
         && kubelet.wait_for(|state| state.ready).await.is_ok()
     {
         info!(node = server.node.name, "Node is up");
         cx.status("Kubernetes API is ready, node is up");
     }
     Ok(())
-}
-
-fn state_of(supervisor: &Supervisor, name: &str) -> Option<watch::Receiver<State>> {
-    let found = supervisor.states().iter().find(|(have, _)| have == name);
-    found.map(|(_, state)| state.clone())
 }
 
 /// One role per data folder.

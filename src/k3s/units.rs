@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 use daemon::supervise::Unit;
-use daemon::{Listener, bind_tcp, bind_unix};
+use daemon::{Address, Socket};
 use tokio::sync::watch;
 
 use crate::bus::{self, Bus};
@@ -45,14 +45,14 @@ impl Units {
     /// The message bus, when it is ours.
     pub(crate) fn bus(&self, bus: &Bus) -> Result<Option<Unit>> {
         let Bus::Private { program, config } = bus else { return Ok(None) };
-        let mut unit = self.foreign("dbus-daemon", program.clone());
+        let mut unit = self.foreign("k3s-dbus", program.clone(), "dbus-daemon");
         unit.args = vec![
             format!("--config-file={}", config.display()).into(),
             "--nofork".into(),
             "--nopidfile".into(),
             "--nosyslog".into(),
         ];
-        unit.sockets = vec![("bus".to_owned(), bind_unix(&bus::private_socket(), 0o600)?)];
+        unit.sockets = vec![Socket::new("bus", Address::Unix(bus::private_socket()))];
         Ok(Some(unit))
     }
 
@@ -62,7 +62,7 @@ impl Units {
             return Ok(None);
         }
         let (program, config) = containerd::prepare(node)?;
-        let mut unit = self.foreign("containerd", program);
+        let mut unit = self.foreign("k3s-containerd", program, "containerd");
         unit.args = vec!["--config".into(), config.into()];
         if !node.args.debug {
             unit.args.extend(["--log-level".into(), "warn".into()]);
@@ -84,7 +84,7 @@ impl Units {
                     ("db", server.node.paths.server("db/state.db").into_os_string()),
                     ("listen", format!("unix://{}", store_socket.display()).into()),
                 ]);
-                store.sockets = vec![("store".to_owned(), bind_unix(&store_socket, 0o600)?)];
+                store.sockets = vec![Socket::new("store", Address::Unix(store_socket.clone()))];
                 units.push(store);
                 format!("unix://{}", store_socket.display())
             }
@@ -98,7 +98,7 @@ impl Units {
             let kubeconfig = server.node.paths.server("cred/scheduler.kubeconfig");
             scheduler.args = flags([("kubeconfig", kubeconfig.into_os_string())]);
             scheduler.args.extend(extra(&server.args.kube_scheduler_arg));
-            scheduler.sockets = vec![("https".to_owned(), loopback(10259)?)];
+            scheduler.sockets = vec![Socket::new("https", loopback(10259))];
             units.push(scheduler);
         }
         Ok(units)
@@ -140,7 +140,7 @@ impl Units {
             ("basic-auth-file", paths.server("cred/passwd").into_os_string()),
         ]);
         unit.args.extend(extra(&server.args.kube_apiserver_arg));
-        unit.sockets = vec![("https".to_owned(), bind_tcp(server.listen())?)];
+        unit.sockets = vec![Socket::new("https", Address::Tcp(server.listen()))];
         Ok(unit)
     }
 
@@ -190,7 +190,7 @@ impl Units {
             ("cluster-domain", server.node.cluster_domain.clone().into()),
         ]);
         unit.args.extend(extra(&server.args.kube_controller_manager_arg));
-        unit.sockets = vec![("https".to_owned(), loopback(10257)?)];
+        unit.sockets = vec![Socket::new("https", loopback(10257))];
         Ok(unit)
     }
 
@@ -217,7 +217,7 @@ impl Units {
             if let Some(iface) = &node.args.flannel_iface {
                 flannel.args.extend(flags([("iface", iface.into())]));
             }
-            flannel.sockets = vec![("cni".to_owned(), bind_unix(&cni_socket, 0o600)?)];
+            flannel.sockets = vec![Socket::new("cni", Address::Unix(cni_socket))];
             units.push(flannel);
         }
         if !node.args.disable_kube_proxy {
@@ -228,12 +228,10 @@ impl Units {
                 ("cluster-cidr", node.cluster_cidr.to_string().into()),
             ]);
             proxy.args.extend(extra(&node.args.kube_proxy_arg));
-            let any = SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), 10256);
-            proxy.sockets = vec![("healthz".to_owned(), bind_tcp(any)?)];
+            proxy.sockets = vec![Socket::new("healthz", anywhere(10256))];
             units.push(proxy);
         }
         let mut dns = self.component("k3s-dns", USERS);
-        // Its address is not there yet: k3s-dns adds it, and binds the sockets itself.
         dns.args = flags([
             ("kubeconfig", kubeconfig("dns.kubeconfig")),
             ("cluster-dns", node.cluster_dns.to_string().into()),
@@ -242,6 +240,12 @@ impl Units {
         if let Some(path) = &node.args.resolv_conf {
             dns.args.extend(flags([("resolv-conf", path.clone().into_os_string())]));
         }
+        // The address is not there yet: k3s-dns adds it to `lo`.
+        let at = SocketAddr::new(node.cluster_dns, 53);
+        dns.sockets = vec![
+            Socket::new("dns", Address::UdpForeseen(at)),
+            Socket::new("dns", Address::TcpForeseen(at)),
+        ];
         units.push(dns);
         Ok(units)
     }
@@ -267,9 +271,8 @@ impl Units {
             unit.args.extend(flags([("resolv-conf", path.clone().into_os_string())]));
         }
         unit.args.extend(extra(&node.args.kubelet_arg));
-        let any = SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), 10250);
         unit.sockets =
-            vec![("https".to_owned(), bind_tcp(any)?), ("healthz".to_owned(), loopback(10248)?)];
+            vec![Socket::new("https", anywhere(10250)), Socket::new("healthz", loopback(10248))];
         unit.gate = images;
         Ok(unit)
     }
@@ -290,8 +293,9 @@ impl Units {
         }
     }
 
-    fn foreign(&self, name: &str, program: PathBuf) -> Unit {
-        Unit { program, notifies: false, ..self.component(name, GROUND) }
+    fn foreign(&self, name: &str, program: PathBuf, argv0: &str) -> Unit {
+        let argv0 = argv0.to_owned();
+        Unit { program, argv0, notifies: false, ..self.component(name, GROUND) }
     }
 }
 
@@ -329,6 +333,10 @@ fn extra(args: &[String]) -> impl Iterator<Item = OsString> + '_ {
     args.iter().map(|arg| format!("--{}", arg.trim_start_matches('-')).into())
 }
 
-fn loopback(port: u16) -> Result<Listener> {
-    bind_tcp(SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), port))
+fn loopback(port: u16) -> Address {
+    Address::Tcp(SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), port))
+}
+
+fn anywhere(port: u16) -> Address {
+    Address::Tcp(SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), port))
 }

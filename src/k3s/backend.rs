@@ -1,0 +1,63 @@
+//! Who runs a role's units: systemd, where the role is one of its units, else the role itself.
+//!
+//! Invariant: a role typed in a terminal always supervises by itself.
+
+use std::path::Path;
+
+use anyhow::Result;
+use daemon::supervise::{State, Supervisor, Unit};
+use tokio::sync::watch;
+
+use crate::settings::{Paths, RUN_DIR};
+use crate::systemd::{Systemd, own_unit};
+
+/// A role's units, in the hands of one or the other.
+pub(crate) enum Backend {
+    Own(Supervisor),
+    Systemd(Box<Systemd>),
+}
+
+impl Backend {
+    /// Takes the units, refuses what cannot be, and starts nothing yet.
+    pub(crate) async fn open(units: Vec<Unit>) -> Result<Self> {
+        Ok(match own_unit() {
+            Some(role) => Self::Systemd(Box::new(Systemd::open(role, units).await?)),
+            None => Self::Own(Supervisor::open(units, &Path::new(RUN_DIR).join("notify"))?),
+        })
+    }
+
+    pub(crate) async fn start(&mut self, paths: &Paths) -> Result<()> {
+        match self {
+            Self::Own(supervisor) => supervisor.start(),
+            Self::Systemd(systemd) => systemd.start(&paths.data).await,
+        }
+    }
+
+    /// The state of a unit.
+    pub(crate) fn state(&self, name: &str) -> Option<watch::Receiver<State>> {
+        let states = match self {
+            Self::Own(supervisor) => supervisor.states(),
+            Self::Systemd(systemd) => systemd.states(),
+        };
+        states.iter().find(|(have, _)| have == name).map(|(_, state)| state.clone())
+    }
+
+    /// Waits until a unit refuses its configuration.
+    pub(crate) async fn refused(&mut self) -> anyhow::Error {
+        match self {
+            Self::Own(supervisor) => supervisor.refused().await,
+            Self::Systemd(systemd) => systemd.refused().await,
+        }
+    }
+
+    /// Ends the units; `refused` when that is because one of them cannot run.
+    pub(crate) async fn stop(self, refused: bool) -> Result<()> {
+        match self {
+            Self::Own(supervisor) => {
+                supervisor.stop().await;
+                Ok(())
+            }
+            Self::Systemd(systemd) => systemd.stop(refused).await,
+        }
+    }
+}
