@@ -23,6 +23,10 @@ pub(crate) struct JobSpec {
     pub completions: Option<i32>,
     pub active_deadline_seconds: Option<i64>,
     pub backoff_limit: Option<i32>,
+    pub backoff_limit_per_index: Option<i32>,
+    pub max_failed_indexes: Option<i32>,
+    pub pod_failure_policy: Option<FailurePolicy>,
+    pub success_policy: Option<SuccessPolicy>,
     pub selector: Selector,
     pub template: Option<Raw>,
     pub ttl_seconds_after_finished: Option<i32>,
@@ -30,6 +34,53 @@ pub(crate) struct JobSpec {
     pub suspend: bool,
     pub pod_replacement_policy: String,
     pub managed_by: Option<String>,
+}
+
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+pub(crate) struct FailurePolicy {
+    #[serde(deserialize_with = "null_default")]
+    pub rules: Vec<FailureRule>,
+}
+
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub(crate) struct FailureRule {
+    pub action: String,
+    pub on_exit_codes: Option<OnExitCodes>,
+    #[serde(deserialize_with = "null_default")]
+    pub on_pod_conditions: Vec<OnPodCondition>,
+}
+
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub(crate) struct OnExitCodes {
+    pub container_name: Option<String>,
+    pub operator: String,
+    #[serde(deserialize_with = "null_default")]
+    pub values: Vec<i32>,
+}
+
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+pub(crate) struct OnPodCondition {
+    #[serde(rename = "type")]
+    pub kind: String,
+    pub status: String,
+}
+
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+pub(crate) struct SuccessPolicy {
+    #[serde(deserialize_with = "null_default")]
+    pub rules: Vec<SuccessRule>,
+}
+
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub(crate) struct SuccessRule {
+    pub succeeded_indexes: Option<String>,
+    pub succeeded_count: Option<i32>,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -50,6 +101,8 @@ pub(crate) struct JobStatus {
     pub terminating: Option<i32>,
     #[serde(skip_serializing_if = "String::is_empty")]
     pub completed_indexes: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub failed_indexes: Option<String>,
     pub uncounted_terminated_pods: Option<Uncounted>,
 }
 

@@ -1,17 +1,22 @@
-//! Jobs: pods until enough have succeeded or too many have failed. `plan.rs` decides.
-//!
-//! Pod failure policies, success policies and back-off limits per index are not evaluated: a Job
-//! that has them runs as if it had none.
+//! Jobs: pods until enough have succeeded or too many have failed. `plan.rs` decides, with
+//! `policy.rs` on what counts and `retry.rs` on when to try again.
 
+mod indexes;
 mod plan;
+mod policy;
+mod retry;
 
 use std::sync::Arc;
 
 use anyhow::{Context, Result};
-use client::{Action, EventType, HasMeta, Key, Patch, WorkQueue, is_invalid, is_not_found, now};
+use client::{Action, HasMeta, Key, Patch, WorkQueue, is_invalid, is_not_found, now};
 use serde_json::{Value, json};
 
-use self::plan::{FINALIZER, INDEX, is_indexed, plan};
+use self::{
+    indexes::INDEX,
+    plan::{FINALIZER, NewPod, plan},
+    retry::{FAILURES, IGNORED_FAILURES},
+};
 use crate::{
     Cx, Running,
     caches::{JOBS, PODS, controller_key, owned_and_orphans},
@@ -100,12 +105,8 @@ async fn reconcile(cx: &Cx, key: &Key) -> Result<Action> {
     let owner = Owner { resource: &JOBS, meta: &job.metadata, recorder: &recorder };
     // The ends are recorded first: only then may the finalizers go.
     write_status(cx, &job, &plan.status).await?;
-    if let Some((reason, message)) = plan.event {
-        let kind = match reason {
-            "BackoffLimitExceeded" | "DeadlineExceeded" => EventType::Warning,
-            _ => EventType::Normal,
-        };
-        owner.event(kind, reason, message.to_owned());
+    if let Some((kind, reason, message)) = plan.event {
+        owner.event(kind, &reason, message);
     }
     for pod in &plan.release {
         release(cx, pod).await?;
@@ -113,7 +114,7 @@ async fn reconcile(cx: &Cx, key: &Key) -> Result<Action> {
     pod_control::delete_many(cx, &owner, plan.delete).await?;
     if !plan.create.is_empty() {
         let template = pod_control::from_template(job.spec.template.as_ref(), &owner)?;
-        let bodies = plan.create.iter().map(|index| body(&job, template.clone(), *index)).collect();
+        let bodies = plan.create.iter().map(|new| body(&job, template.clone(), *new)).collect();
         pod_control::create_many(cx, &owner, bodies).await.1?;
     }
     Ok(plan.again.map_or(Action::Done, |seconds| {
@@ -123,15 +124,21 @@ async fn reconcile(cx: &Cx, key: &Key) -> Result<Action> {
 }
 
 /// The pod of a template, tracked, and with its index.
-fn body(job: &Job, mut pod: Value, index: Option<i32>) -> Value {
+fn body(job: &Job, mut pod: Value, new: NewPod) -> Value {
     let finalizers = pod["metadata"]["finalizers"].as_array().cloned().unwrap_or_default();
     let all: Vec<Value> = finalizers.into_iter().chain([json!(FINALIZER)]).collect();
     pod["metadata"]["finalizers"] = json!(all);
-    let Some(index) = index.filter(|_| is_indexed(job)) else { return pod };
+    let Some(index) = new.index else { return pod };
     let name = &job.metadata.name;
     pod["metadata"]["generateName"] = json!(format!("{name}-{index}-"));
     pod["metadata"]["annotations"][INDEX] = json!(index.to_string());
     pod["metadata"]["labels"][INDEX] = json!(index.to_string());
+    if let Some(failures) = new.failures {
+        pod["metadata"]["annotations"][FAILURES] = json!(failures.counted.to_string());
+        if failures.ignored > 0 {
+            pod["metadata"]["annotations"][IGNORED_FAILURES] = json!(failures.ignored.to_string());
+        }
+    }
     pod["spec"]["hostname"] = json!(format!("{name}-{index}"));
     let variable = json!({
         "name": "JOB_COMPLETION_INDEX",
