@@ -1,29 +1,33 @@
-//! StatefulSets: pods with names, claims and an order. `plan.rs` decides.
+//! StatefulSets: pods with names, claims and an order. `plan.rs` decides about pods, `claims.rs`
+//! about what becomes of their claims.
 
+mod claims;
 mod plan;
 
-use std::{collections::BTreeSet, sync::Arc};
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use anyhow::{Context, Result};
 use client::{
-    Action, EventType, HasMeta, Key, Labels, Patch, WorkQueue, is_already_exists, is_not_found, now,
+    Action, EventType, HasMeta, Key, Patch, WorkQueue, is_not_found, now,
 };
 use serde_json::{Value, json};
 
 use self::plan::{Which, plan};
 use crate::{
     Cx, Running,
-    caches::{CLAIMS, PODS, STATEFUL_SETS, controller_key, owned_and_orphans},
+    caches::{PODS, STATEFUL_SETS, controller_key, owned_and_orphans},
     controllers::replicaset::next_available,
     ownership::claim_all,
     pod_control::{self, Owner, text},
     revisions::{self, Current, HASH, Of},
-    types::{Partial, apps::StatefulSet, core::Pod},
+    types::{apps::StatefulSet, core::Pod},
     workers,
 };
 
 const NAME: &str = "statefulset-controller";
 const WORKERS: usize = 4;
+/// How soon to look again at a claim that goes with a pod's predecessor.
+const STALE_CLAIM: Duration = Duration::from_secs(1);
 
 pub(crate) fn start(cx: &Cx) -> Running {
     let queue = WorkQueue::new();
@@ -81,18 +85,22 @@ async fn reconcile(cx: &Cx, key: &Key) -> Result<Action> {
     let recorder = cx.recorder.named(NAME);
     let owner = Owner { resource: &STATEFUL_SETS, meta: &set.metadata, recorder: &recorder };
     write_status(cx, &set, &plan.status).await?;
+    for pod in &pods {
+        claims::retain(cx, &set, pod).await?;
+    }
     for pod in &plan.delete {
         delete(cx, &owner, pod).await?;
     }
+    let mut again = next_available(&pods, set.spec.min_ready_seconds, now());
     for (ordinal, which) in plan.create {
         let revision = if which == Which::Current { &current } else { &update };
-        create(cx, &owner, &set, ordinal, revision).await?;
+        again = again.min(create(cx, &owner, &set, ordinal, revision).await?);
     }
     let mut used: BTreeSet<String> =
         pods.iter().filter_map(|pod| pod.metadata.labels.get(HASH).cloned()).collect();
     used.extend([current.hash, update.hash]);
     revisions::clean_up(cx, &set.metadata.uid, &used, set.spec.revision_history_limit).await?;
-    Ok(next_available(&pods, set.spec.min_ready_seconds, now()))
+    Ok(again)
 }
 
 /// The revision that the status calls current, as long as it exists.
@@ -114,11 +122,11 @@ async fn create(
     set: &StatefulSet,
     ordinal: i32,
     revision: &Current,
-) -> Result<()> {
+) -> Result<Action> {
     let name = format!("{}-{ordinal}", set.metadata.name);
     let namespace = &set.metadata.namespace;
-    for claim in &set.spec.volume_claim_templates {
-        ensure_claim(cx, owner, set, claim, &name).await?;
+    if !claims::ensure(cx, owner, set, &name).await? {
+        return Ok(Action::RequeueAfter(STALE_CLAIM));
     }
     let mut pod = pod_control::from_template(set.spec.template.as_ref(), owner)?;
     let known = revisions::list(cx, &set.metadata.uid);
@@ -136,7 +144,7 @@ async fn create(
             let message =
                 format!("create Pod {name} in StatefulSet {} successful", set.metadata.name);
             owner.event(EventType::Normal, "SuccessfulCreate", message);
-            Ok(())
+            Ok(Action::Done)
         }
         Err(err) => {
             let set = &set.metadata.name;
@@ -165,54 +173,13 @@ fn identity(mut pod: Value, set: &StatefulSet, ordinal: i32, name: &str, hash: &
         volumes.retain(|it| it["name"] != *template);
         volumes.push(json!({
             "name": template,
-            "persistentVolumeClaim": {"claimName": claim_name(claim, name)},
+            "persistentVolumeClaim": {"claimName": claims::name(claim, name)},
         }));
     }
     if !volumes.is_empty() {
         pod["spec"]["volumes"] = json!(volumes);
     }
     pod
-}
-
-fn claim_name(template: &Value, pod: &str) -> String {
-    format!("{}-{pod}", template["metadata"]["name"].as_str().unwrap_or_default())
-}
-
-async fn ensure_claim(
-    cx: &Cx,
-    owner: &Owner<'_>,
-    set: &StatefulSet,
-    template: &Value,
-    pod: &str,
-) -> Result<()> {
-    let name = claim_name(template, pod);
-    let namespace = &set.metadata.namespace;
-    match cx.rest.get::<Partial>(&CLAIMS, &Key::new(namespace, &name)).await {
-        Ok(_) => return Ok(()),
-        Err(err) if is_not_found(&err) => {}
-        Err(err) => return Err(err).with_context(|| format!("reading claim {namespace}/{name}")),
-    }
-    let mut labels: Labels =
-        serde_json::from_value(template["metadata"]["labels"].clone()).unwrap_or_default();
-    labels.extend(set.spec.selector.match_labels.clone());
-    let body = json!({
-        "apiVersion": "v1", "kind": "PersistentVolumeClaim",
-        "metadata": {
-            "name": name, "namespace": namespace, "labels": labels,
-            "annotations": template["metadata"]["annotations"],
-        },
-        "spec": template["spec"],
-    });
-    match cx.rest.create::<Partial>(&CLAIMS, namespace, &body).await {
-        Ok(_) => {
-            let set = &set.metadata.name;
-            let message = format!("create Claim {name} Pod {pod} in StatefulSet {set} success");
-            owner.event(EventType::Normal, "SuccessfulCreate", message);
-            Ok(())
-        }
-        Err(err) if is_already_exists(&err) => Ok(()),
-        Err(err) => Err(err).with_context(|| format!("creating claim {namespace}/{name}")),
-    }
 }
 
 async fn delete(cx: &Cx, owner: &Owner<'_>, pod: &Pod) -> Result<()> {

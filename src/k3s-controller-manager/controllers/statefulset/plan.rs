@@ -1,9 +1,9 @@
 //! Which pod of a StatefulSet is made, deleted or replaced next. Pure.
 //!
-//! Invariant: with ordered management at most one pod is made or deleted at a time, and only when
-//! all pods before it are available.
+//! Invariant: with ordered management pods are made one at a time, and only when all before are
+//! available; an update never takes more than `maxUnavailable` pods away.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{collections::{BTreeMap, BTreeSet}, ops::Range, sync::Arc};
 
 use jiff::Timestamp;
 
@@ -35,8 +35,10 @@ pub(super) fn ordinal(set: &StatefulSet, pod: &Pod) -> Option<i32> {
     (parent == set.metadata.name).then(|| ordinal.parse().ok()).flatten()
 }
 
-pub(super) fn replicas(set: &StatefulSet) -> i32 {
-    set.spec.replicas.unwrap_or(1)
+/// The ordinals that the set has pods for.
+pub(super) fn ordinals(set: &StatefulSet) -> Range<i32> {
+    let first = set.spec.ordinals.start;
+    first..first + set.spec.replicas.unwrap_or(1)
 }
 
 /// Decides; `current` and `update` are the revision hashes.
@@ -53,8 +55,7 @@ pub(super) fn plan(
     if set.metadata.is_deleting() {
         return plan;
     }
-    let first = set.spec.ordinals.start;
-    let last = first + replicas(set);
+    let Range { start: first, end: last } = ordinals(set);
     let ordered = set.spec.pod_management_policy != "Parallel";
     let partition =
         set.spec.update_strategy.rolling_update.as_ref().and_then(|it| it.partition).unwrap_or(0);
@@ -103,18 +104,48 @@ pub(super) fn plan(
     if set.spec.update_strategy.kind == "OnDelete" || !plan.create.is_empty() {
         return plan;
     }
-    for at in (first + partition..last).rev() {
-        let Some(pod) = by_ordinal.get(&at) else { continue };
-        let stale = pod.metadata.labels.get(HASH).is_none_or(|it| it != update);
-        if stale && !pod.metadata.is_deleting() {
-            plan.delete.push(Arc::clone(pod));
-            return plan;
-        }
-        if !healthy(pod) {
-            return plan;
-        }
-    }
+    roll(&mut plan, &by_ordinal, first + partition..last, update, budget(set, &by_ordinal, healthy));
     plan
+}
+
+/// How many more pods may become unavailable.
+fn budget(
+    set: &StatefulSet,
+    pods: &BTreeMap<i32, Arc<Pod>>,
+    healthy: impl Fn(&Pod) -> bool,
+) -> (i32, BTreeSet<i32>) {
+    let ordinals = ordinals(set);
+    let limit = set.spec.update_strategy.rolling_update.as_ref();
+    let limit = limit.and_then(|it| it.max_unavailable.as_ref());
+    let limit = limit.map_or(1, |it| it.scaled(size(ordinals.len()), false).max(1));
+    let unhealthy: BTreeSet<i32> =
+        ordinals.filter(|at| pods.get(at).is_none_or(|pod| !healthy(pod))).collect();
+    (limit - size(unhealthy.len()), unhealthy)
+}
+
+/// Deletes pods of another revision, the last first, as far as the budget goes. A pod that is
+/// unavailable already costs nothing.
+fn roll(
+    plan: &mut Plan,
+    pods: &BTreeMap<i32, Arc<Pod>>,
+    range: Range<i32>,
+    update: &str,
+    (mut budget, unhealthy): (i32, BTreeSet<i32>),
+) {
+    for at in range.rev() {
+        let Some(pod) = pods.get(&at) else { continue };
+        let stale = pod.metadata.labels.get(HASH).is_none_or(|it| it != update);
+        if !stale || pod.metadata.is_deleting() {
+            continue;
+        }
+        if !unhealthy.contains(&at) {
+            if budget <= 0 {
+                continue;
+            }
+            budget -= 1;
+        }
+        plan.delete.push(Arc::clone(pod));
+    }
 }
 
 fn status(
@@ -124,7 +155,7 @@ fn status(
     now: Timestamp,
 ) -> StatefulSetStatus {
     let count = |test: &dyn Fn(&Pod) -> bool| {
-        i32::try_from(pods.values().filter(|pod| test(pod)).count()).unwrap_or(i32::MAX)
+        size(pods.values().filter(|pod| test(pod)).count())
     };
     let of = |pod: &Pod, hash: &str| {
         !pod.metadata.is_deleting() && pod.metadata.labels.get(HASH).is_some_and(|it| it == hash)
@@ -142,11 +173,16 @@ fn status(
         collision_count: set.status.collision_count,
     };
     // A finished update makes the update revision the current one.
-    if status.updated_replicas == status.replicas && status.ready_replicas == status.replicas {
+    let rolling = set.spec.update_strategy.kind != "OnDelete";
+    if rolling && status.updated_replicas == status.replicas && status.ready_replicas == status.replicas {
         status.current_revision.clone_from(&status.update_revision);
         status.current_replicas = status.updated_replicas;
     }
     status
+}
+
+fn size(count: usize) -> i32 {
+    i32::try_from(count).unwrap_or(i32::MAX)
 }
 
 #[cfg(test)]
@@ -207,5 +243,33 @@ mod tests {
         check(&set, &[pod(0, "old", true), pod(1, "old", true), pod(2, "new", true)], &[], &[]);
         set.spec.update_strategy.kind = "OnDelete".into();
         check(&set, &old, &[], &[]);
+    }
+
+    #[test]
+    fn more_than_one_pod_is_updated_at_once_where_that_is_allowed() {
+        let rolling = |limit: crate::types::IntOrString| {
+            let mut set = set(4, "Parallel");
+            set.spec.update_strategy.rolling_update = Some(crate::types::apps::RollingUpdate {
+                max_unavailable: Some(limit),
+                ..Default::default()
+            });
+            set
+        };
+        let two = rolling(crate::types::IntOrString::Int(2));
+        let old: Vec<_> = (0..4).map(|at| pod(at, "old", true)).collect();
+        check(&two, &old, &[], &["db-3", "db-2"]);
+        check(&rolling(crate::types::IntOrString::String("10%".into())), &old, &[], &["db-3"]);
+        let half = (0..4).map(|at| pod(at, if at < 3 { "old" } else { "new" }, at != 3));
+        check(&two, &half.collect::<Vec<_>>(), &[], &["db-2"]);
+        // What is broken already is replaced even when nothing else may go.
+        let broken: Vec<_> = (0..4).map(|at| pod(at, "old", at > 2)).collect();
+        check(&two, &broken, &[], &["db-2", "db-1", "db-0"]);
+    }
+
+    #[test]
+    fn ordinals_may_start_anywhere() {
+        let mut set = set(2, "Parallel");
+        set.spec.ordinals.start = 3;
+        check(&set, &[pod(0, "new", true)], &[3, 4], &["db-0"]);
     }
 }
