@@ -1,9 +1,6 @@
 //! On which nodes a DaemonSet has pods, and which pods are replaced next. Pure.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    sync::Arc,
-};
+use std::{collections::BTreeMap, sync::Arc};
 
 use jiff::Timestamp;
 use serde_json::{Value, json};
@@ -135,7 +132,7 @@ pub(super) fn plan(
         collision_count: set.status.collision_count,
         ..DaemonSetStatus::default()
     };
-    let mut wanted = BTreeSet::new();
+    let mut wanted = 0;
     let mut outdated = Vec::new();
     for node in nodes {
         let name = &node.metadata.name;
@@ -148,8 +145,9 @@ pub(super) fn plan(
             rest.into_iter().filter(|it| !it.metadata.is_deleting()).collect();
         let leaving =
             pods.iter().any(|pod| pod.metadata.is_deleting() && target(pod).as_ref() == Some(name));
+        let surging = surge(set, nodes.len()) > 0;
         live.sort_by_key(|pod| {
-            (!pod.is_ready(), pod.metadata.created(), pod.metadata.name.clone())
+            (!surging && !pod.is_ready(), pod.metadata.created(), pod.metadata.name.clone())
         });
         let remains = stay && !live.is_empty();
         if !start && !remains {
@@ -159,10 +157,18 @@ pub(super) fn plan(
             continue;
         }
         plan.failed.extend(failed.iter().cloned());
-        wanted.insert(name.clone());
+        wanted += 1;
         status.desired_number_scheduled += 1;
-        plan.delete.extend(live.iter().skip(1).cloned());
-        let Some(pod) = live.into_iter().next() else {
+        let counted = live.first().cloned();
+        let new = live.iter().find(|it| is_updated(it, hash)).cloned();
+        let old = live.iter().find(|it| !is_updated(it, hash)).cloned();
+        // Surging, one of each revision may be here; otherwise one altogether.
+        let kept = |pod: &Arc<Pod>| {
+            let is = |it: &Option<Arc<Pod>>| it.as_ref().is_some_and(|it| Arc::ptr_eq(it, pod));
+            if surging { is(&new) || is(&old) } else { is(&counted) }
+        };
+        plan.delete.extend(live.iter().filter(|it| !kept(it)).cloned());
+        let Some(pod) = counted else {
             // The place of a pod that is still ending is taken when it is gone.
             if start && !leaving && failed.is_empty() {
                 plan.create.push(name.clone());
@@ -172,26 +178,53 @@ pub(super) fn plan(
         status.current_number_scheduled += 1;
         status.number_ready += i32::from(pod.is_ready());
         status.number_available += i32::from(pod.is_available(set.spec.min_ready_seconds, now));
-        if pod.metadata.labels.get(HASH).is_some_and(|it| it == hash) {
-            status.updated_number_scheduled += 1;
-        } else {
-            outdated.push(pod);
+        status.updated_number_scheduled += i32::from(is_updated(&pod, hash));
+        if surging && let Some(old) = old {
+            outdated.push(Outdated { node: name.clone(), old, new });
+        } else if !surging && !is_updated(&pod, hash) {
+            outdated.push(Outdated { node: name.clone(), old: pod, new: None });
         }
     }
     // Pods of nodes that are gone are the pod collector's.
     status.number_unavailable = status.desired_number_scheduled - status.number_available;
     if set.spec.update_strategy.kind != "OnDelete" {
-        roll(set, &status, outdated, &mut plan, now);
+        let surge = surge(set, wanted);
+        if surge > 0 {
+            roll_surging(set, surge, outdated, &mut plan, now);
+        } else {
+            roll(set, &status, outdated, &mut plan, now);
+        }
     }
     plan.status = status;
     plan
+}
+
+/// A node whose pod is of another revision, and the updated pod beside it when surging.
+struct Outdated {
+    node: String,
+    old: Arc<Pod>,
+    new: Option<Arc<Pod>>,
+}
+
+fn is_updated(pod: &Pod, hash: &str) -> bool {
+    pod.metadata.labels.get(HASH).is_some_and(|it| it == hash)
+}
+
+/// On how many nodes an updated pod may run beside the old one.
+fn surge(set: &DaemonSet, nodes: usize) -> usize {
+    let rolling = set.spec.update_strategy.rolling_update.as_ref();
+    let most = rolling
+        .filter(|_| set.spec.update_strategy.kind != "OnDelete")
+        .and_then(|it| it.max_surge.as_ref())
+        .map_or(0, |it| it.scaled(i32::try_from(nodes).unwrap_or(i32::MAX), true));
+    usize::try_from(most).unwrap_or(0)
 }
 
 /// Outdated pods go as far as maxUnavailable allows; those that are unavailable go anyhow.
 fn roll(
     set: &DaemonSet,
     status: &DaemonSetStatus,
-    outdated: Vec<Arc<Pod>>,
+    outdated: Vec<Outdated>,
     plan: &mut Plan,
     now: Timestamp,
 ) {
@@ -201,7 +234,7 @@ fn roll(
         .map_or(1, |it| it.scaled(status.desired_number_scheduled, true))
         .max(1);
     let mut room = most - status.number_unavailable;
-    for pod in outdated {
+    for Outdated { old: pod, .. } in outdated {
         if !pod.is_available(set.spec.min_ready_seconds, now) {
             plan.delete.push(pod);
         } else if room > 0 {
@@ -209,6 +242,29 @@ fn roll(
             plan.delete.push(pod);
         }
     }
+}
+
+/// Updated pods come beside outdated ones, on at most `surge` nodes at a time (where the old pod is
+/// not available anyhow, always); the old one goes when the new one is available.
+fn roll_surging(
+    set: &DaemonSet,
+    surge: usize,
+    outdated: Vec<Outdated>,
+    plan: &mut Plan,
+    now: Timestamp,
+) {
+    let available = |pod: &Pod| pod.is_available(set.spec.min_ready_seconds, now);
+    let mut surged = 0;
+    let mut candidates = Vec::new();
+    for Outdated { node, old, new } in outdated {
+        match new {
+            Some(new) if available(&new) || !old.is_ready() => plan.delete.push(old),
+            Some(_) => surged += 1,
+            None if available(&old) => candidates.push(node),
+            None => plan.create.push(node),
+        }
+    }
+    plan.create.extend(candidates.into_iter().take(surge.saturating_sub(surged)));
 }
 
 #[cfg(test)]
@@ -279,5 +335,27 @@ mod tests {
             &[],
             &["x"],
         );
+    }
+
+    #[test]
+    fn a_surging_update_adds_before_it_takes_away() {
+        let any = json!({"spec": {}});
+        let nodes = [node("a", None), node("b", None), node("c", None)];
+        let check = |pods: &[Arc<Pod>], create: &[&str], delete: &[&str]| {
+            let set: DaemonSet = serde_json::from_value(json!({"spec": {"updateStrategy": {
+                "type": "RollingUpdate", "rollingUpdate": {"maxSurge": 1, "maxUnavailable": 0}}}}))
+            .unwrap();
+            let target = |pod: &Pod| Some(pod.spec.node_name.clone());
+            let found = plan(&set, &any, "h", &nodes, pods, target, Timestamp::UNIX_EPOCH);
+            let gone: Vec<&str> = found.delete.iter().map(|it| it.metadata.name.as_str()).collect();
+            assert_eq!((found.create, gone.as_slice()), (create.iter().map(|it| (*it).to_owned()).collect(), delete));
+        };
+        let old = |name: &str, ready| pod(name, name, "old", ready);
+        check(&[old("a", true), old("b", true), old("c", true)], &["a"], &[]);
+        check(&[old("a", true), old("b", false), old("c", true)], &["b", "a"], &[]);
+        let half = pod("n", "a", "h", false);
+        check(&[old("a", true), half, old("b", true), old("c", true)], &[], &[]);
+        let done = pod("n", "a", "h", true);
+        check(&[old("a", true), done, old("b", true), old("c", true)], &["b"], &["a"]);
     }
 }
