@@ -348,7 +348,10 @@ mod tests {
             let target = |pod: &Pod| Some(pod.spec.node_name.clone());
             let found = plan(&set, &any, "h", &nodes, pods, target, Timestamp::UNIX_EPOCH);
             let gone: Vec<&str> = found.delete.iter().map(|it| it.metadata.name.as_str()).collect();
-            assert_eq!((found.create, gone.as_slice()), (create.iter().map(|it| (*it).to_owned()).collect(), delete));
+            assert_eq!(
+                (found.create, gone.as_slice()),
+                (create.iter().map(|it| (*it).to_owned()).collect(), delete)
+            );
         };
         let old = |name: &str, ready| pod(name, name, "old", ready);
         check(&[old("a", true), old("b", true), old("c", true)], &["a"], &[]);

@@ -278,10 +278,9 @@ impl<'a> Facts<'a> {
             }
             let failed = has_failed(job, pod)
                 || (ending == Some(Ending::Failure) && pod.metadata.is_deleting());
-            let waits =
-                index(job, pod).and_then(|at| self.awaiting.get(&at)).is_some_and(|last| {
-                    ending.is_none() && last.metadata.uid == *uid
-                });
+            let waits = index(job, pod)
+                .and_then(|at| self.awaiting.get(&at))
+                .is_some_and(|last| ending.is_none() && last.metadata.uid == *uid);
             if failed && !waits {
                 if !uncounted.failed.contains(uid) && judge(job, pod) != Verdict::Ignore {
                     uncounted.failed.push(uid.clone());

@@ -25,11 +25,8 @@ pub(super) enum Verdict {
 /// Judges a failed pod.
 pub(super) fn judge(job: &Job, pod: &Pod) -> Verdict {
     let Some(policy) = &job.spec.pod_failure_policy else { return Verdict::Count };
-    let matched = policy
-        .rules
-        .iter()
-        .enumerate()
-        .find_map(|(at, rule)| Some((at, rule, why(rule, pod)?)));
+    let matched =
+        policy.rules.iter().enumerate().find_map(|(at, rule)| Some((at, rule, why(rule, pod)?)));
     let Some((at, rule, why)) = matched else { return Verdict::Count };
     match rule.action.as_str() {
         "Ignore" => Verdict::Ignore,

@@ -122,9 +122,11 @@ fn left(failures: i32, last: Timestamp, now: Timestamp) -> Option<i64> {
 
 /// When the pod ended, or began to.
 fn ended(pod: &Pod) -> Option<Timestamp> {
-    let ends = pod.status.container_statuses.iter().filter_map(|it| {
-        it.state.terminated.as_ref()?.finished_at.as_ref().map(|time| time.0)
-    });
+    let ends = pod
+        .status
+        .container_statuses
+        .iter()
+        .filter_map(|it| it.state.terminated.as_ref()?.finished_at.as_ref().map(|time| time.0));
     ends.max().or(pod.metadata.deletion_timestamp.as_ref().map(|time| time.0))
 }
 

@@ -56,7 +56,8 @@ async fn create(
     let mut labels: Labels =
         serde_json::from_value(template["metadata"]["labels"].clone()).unwrap_or_default();
     labels.extend(set.spec.selector.match_labels.clone());
-    let owners = if policy(set).0 { vec![controller_ref(&STATEFUL_SETS, &set.metadata)] } else { vec![] };
+    let owners =
+        if policy(set).0 { vec![controller_ref(&STATEFUL_SETS, &set.metadata)] } else { vec![] };
     let body = json!({
         "apiVersion": "v1", "kind": "PersistentVolumeClaim",
         "metadata": {
@@ -141,7 +142,11 @@ mod tests {
 
     #[test]
     fn owners_follow_the_retention_policy() {
-        let check = |deleted: &str, scaled: &str, ordinal: i32, have: &str, want: Option<&[&str]>| {
+        let check = |deleted: &str,
+                     scaled: &str,
+                     ordinal: i32,
+                     have: &str,
+                     want: Option<&[&str]>| {
             let set: StatefulSet = serde_json::from_str(&format!(
                 r#"{{"metadata":{{"name":"db","uid":"s"}},"spec":{{"replicas":2,
                 "persistentVolumeClaimRetentionPolicy":{{"whenDeleted":"{deleted}","whenScaled":"{scaled}"}}}}}}"#
@@ -167,7 +172,13 @@ mod tests {
         check("Retain", "Delete", 2, "", Some(&["p2"]));
         check("Delete", "Delete", 2, set, Some(&["p2"]));
         check("Delete", "Delete", 1, r#"{"kind":"Pod","name":"db-1","uid":"old"}"#, Some(&["s"]));
-        check("Delete", "Delete", 1, r#"{"kind":"Foo","name":"x","uid":"x","controller":true}"#, None);
+        check(
+            "Delete",
+            "Delete",
+            1,
+            r#"{"kind":"Foo","name":"x","uid":"x","controller":true}"#,
+            None,
+        );
         check("Delete", "Retain", 1, r#"{"kind":"Foo","name":"x","uid":"x"}"#, Some(&["x", "s"]));
     }
 }

@@ -7,9 +7,7 @@ mod plan;
 use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use anyhow::{Context, Result};
-use client::{
-    Action, EventType, HasMeta, Key, Patch, WorkQueue, is_not_found, now,
-};
+use client::{Action, EventType, HasMeta, Key, Patch, WorkQueue, is_not_found, now};
 use serde_json::{Value, json};
 
 use self::plan::{Which, plan};

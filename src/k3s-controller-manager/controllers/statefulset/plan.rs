@@ -3,7 +3,11 @@
 //! Invariant: with ordered management pods are made one at a time, and only when all before are
 //! available; an update never takes more than `maxUnavailable` pods away.
 
-use std::{collections::{BTreeMap, BTreeSet}, ops::Range, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    ops::Range,
+    sync::Arc,
+};
 
 use jiff::Timestamp;
 
@@ -104,7 +108,13 @@ pub(super) fn plan(
     if set.spec.update_strategy.kind == "OnDelete" || !plan.create.is_empty() {
         return plan;
     }
-    roll(&mut plan, &by_ordinal, first + partition..last, update, budget(set, &by_ordinal, healthy));
+    roll(
+        &mut plan,
+        &by_ordinal,
+        first + partition..last,
+        update,
+        budget(set, &by_ordinal, healthy),
+    );
     plan
 }
 
@@ -154,9 +164,7 @@ fn status(
     (current, update): (&str, &str),
     now: Timestamp,
 ) -> StatefulSetStatus {
-    let count = |test: &dyn Fn(&Pod) -> bool| {
-        size(pods.values().filter(|pod| test(pod)).count())
-    };
+    let count = |test: &dyn Fn(&Pod) -> bool| size(pods.values().filter(|pod| test(pod)).count());
     let of = |pod: &Pod, hash: &str| {
         !pod.metadata.is_deleting() && pod.metadata.labels.get(HASH).is_some_and(|it| it == hash)
     };
@@ -174,7 +182,10 @@ fn status(
     };
     // A finished update makes the update revision the current one.
     let rolling = set.spec.update_strategy.kind != "OnDelete";
-    if rolling && status.updated_replicas == status.replicas && status.ready_replicas == status.replicas {
+    if rolling
+        && status.updated_replicas == status.replicas
+        && status.ready_replicas == status.replicas
+    {
         status.current_revision.clone_from(&status.update_revision);
         status.current_replicas = status.updated_replicas;
     }
