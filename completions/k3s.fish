@@ -26,12 +26,18 @@ end
 
 complete -c k3s -n "__fish_k3s_needs_command" -s h -l help -d 'Print help'
 complete -c k3s -n "__fish_k3s_needs_command" -s V -l version -d 'Print version'
-complete -c k3s -n "__fish_k3s_needs_command" -f -a "server" -d 'Run a server: control plane and, unless disabled, a node'
 complete -c k3s -n "__fish_k3s_needs_command" -f -a "status" -d 'Show the components of this node and their state'
 complete -c k3s -n "__fish_k3s_needs_command" -f -a "kubectl" -d 'Run the system\'s kubectl with this cluster\'s kubeconfig'
 complete -c k3s -n "__fish_k3s_needs_command" -f -a "crictl" -d 'Run the system\'s crictl on this node\'s containerd'
 complete -c k3s -n "__fish_k3s_needs_command" -f -a "ctr" -d 'Run the system\'s ctr on this node\'s containerd'
+complete -c k3s -n "__fish_k3s_needs_command" -f -a "token" -d 'Manage the tokens that nodes join with'
+complete -c k3s -n "__fish_k3s_needs_command" -f -a "certificate" -d 'Show and renew certificates'
+complete -c k3s -n "__fish_k3s_needs_command" -f -a "secrets-encrypt" -d 'Manage the encryption of Secrets in the datastore'
+complete -c k3s -n "__fish_k3s_needs_command" -f -a "etcd-snapshot" -d 'Manage snapshots of the datastore'
+complete -c k3s -n "__fish_k3s_needs_command" -f -a "check-config" -d 'Check that this machine can run k3s'
 complete -c k3s -n "__fish_k3s_needs_command" -f -a "completion" -d 'Print a completion script'
+complete -c k3s -n "__fish_k3s_needs_command" -f -a "server" -d 'Run a server: control plane and, unless disabled, a node'
+complete -c k3s -n "__fish_k3s_needs_command" -f -a "agent" -d 'Run a node that joins the cluster of a server'
 complete -c k3s -n "__fish_k3s_needs_command" -f -a "store" -d 'Datastore: the etcd v3 API over SQLite'
 complete -c k3s -n "__fish_k3s_needs_command" -f -a "apiserver" -d 'The Kubernetes API'
 complete -c k3s -n "__fish_k3s_needs_command" -f -a "controller-manager" -d 'Controllers of the cluster'
@@ -40,22 +46,87 @@ complete -c k3s -n "__fish_k3s_needs_command" -f -a "kubelet" -d 'Node agent: ru
 complete -c k3s -n "__fish_k3s_needs_command" -f -a "flannel" -d 'Pod network of this node'
 complete -c k3s -n "__fish_k3s_needs_command" -f -a "proxy" -d 'Services in nftables'
 complete -c k3s -n "__fish_k3s_needs_command" -f -a "dns" -d 'Cluster DNS'
+complete -c k3s -n "__fish_k3s_using_subcommand status" -l json -d 'Print JSON instead of a table' -r -f -a "true\t''
+false\t''"
+complete -c k3s -n "__fish_k3s_using_subcommand status" -s h -l help -d 'Print help'
+complete -c k3s -n "__fish_k3s_using_subcommand token; and not __fish_seen_subcommand_from create delete generate list rotate" -s h -l help -d 'Print help'
+complete -c k3s -n "__fish_k3s_using_subcommand token; and not __fish_seen_subcommand_from create delete generate list rotate" -f -a "create" -d 'Create a bootstrap token on the server'
+complete -c k3s -n "__fish_k3s_using_subcommand token; and not __fish_seen_subcommand_from create delete generate list rotate" -f -a "delete" -d 'Delete bootstrap tokens on the server'
+complete -c k3s -n "__fish_k3s_using_subcommand token; and not __fish_seen_subcommand_from create delete generate list rotate" -f -a "generate" -d 'Print a random bootstrap token; the server does not learn of it'
+complete -c k3s -n "__fish_k3s_using_subcommand token; and not __fish_seen_subcommand_from create delete generate list rotate" -f -a "list" -d 'List the bootstrap tokens on the server'
+complete -c k3s -n "__fish_k3s_using_subcommand token; and not __fish_seen_subcommand_from create delete generate list rotate" -f -a "rotate" -d 'Replace the server\'s token'
+complete -c k3s -n "__fish_k3s_using_subcommand token; and __fish_seen_subcommand_from create" -s d -l data-dir -d 'Folder of all state' -r -F
+complete -c k3s -n "__fish_k3s_using_subcommand token; and __fish_seen_subcommand_from create" -l kubeconfig -d 'Kubeconfig to reach the API with; the administrator\'s by default' -r -F
+complete -c k3s -n "__fish_k3s_using_subcommand token; and __fish_seen_subcommand_from create" -l description -d 'What the token is for, in a person\'s words' -r
+complete -c k3s -n "__fish_k3s_using_subcommand token; and __fish_seen_subcommand_from create" -l groups -d 'Groups that the token authenticates as' -r
+complete -c k3s -n "__fish_k3s_using_subcommand token; and __fish_seen_subcommand_from create" -l ttl -d 'How long the token is valid (`2h`, `30m`); 0 for ever' -r
+complete -c k3s -n "__fish_k3s_using_subcommand token; and __fish_seen_subcommand_from create" -l usages -d 'What the token may be used for' -r
+complete -c k3s -n "__fish_k3s_using_subcommand token; and __fish_seen_subcommand_from create" -s h -l help -d 'Print help'
+complete -c k3s -n "__fish_k3s_using_subcommand token; and __fish_seen_subcommand_from delete" -s d -l data-dir -d 'Folder of all state' -r -F
+complete -c k3s -n "__fish_k3s_using_subcommand token; and __fish_seen_subcommand_from delete" -l kubeconfig -d 'Kubeconfig to reach the API with; the administrator\'s by default' -r -F
+complete -c k3s -n "__fish_k3s_using_subcommand token; and __fish_seen_subcommand_from delete" -s h -l help -d 'Print help'
+complete -c k3s -n "__fish_k3s_using_subcommand token; and __fish_seen_subcommand_from generate" -s h -l help -d 'Print help'
+complete -c k3s -n "__fish_k3s_using_subcommand token; and __fish_seen_subcommand_from list" -s d -l data-dir -d 'Folder of all state' -r -F
+complete -c k3s -n "__fish_k3s_using_subcommand token; and __fish_seen_subcommand_from list" -l kubeconfig -d 'Kubeconfig to reach the API with; the administrator\'s by default' -r -F
+complete -c k3s -n "__fish_k3s_using_subcommand token; and __fish_seen_subcommand_from list" -s o -l output -d 'Format of the list' -r -f -a "text\t''
+json\t''"
+complete -c k3s -n "__fish_k3s_using_subcommand token; and __fish_seen_subcommand_from list" -s h -l help -d 'Print help'
+complete -c k3s -n "__fish_k3s_using_subcommand token; and __fish_seen_subcommand_from rotate" -s d -l data-dir -d 'Folder of all state' -r -F
+complete -c k3s -n "__fish_k3s_using_subcommand token; and __fish_seen_subcommand_from rotate" -l kubeconfig -d 'Kubeconfig to reach the API with; the administrator\'s by default' -r -F
+complete -c k3s -n "__fish_k3s_using_subcommand token; and __fish_seen_subcommand_from rotate" -s t -l token -d 'The token in force' -r
+complete -c k3s -n "__fish_k3s_using_subcommand token; and __fish_seen_subcommand_from rotate" -l new-token -d 'The token to be in force; a random one by default' -r
+complete -c k3s -n "__fish_k3s_using_subcommand token; and __fish_seen_subcommand_from rotate" -s s -l server -d 'Server to ask' -r
+complete -c k3s -n "__fish_k3s_using_subcommand token; and __fish_seen_subcommand_from rotate" -s h -l help -d 'Print help'
+complete -c k3s -n "__fish_k3s_using_subcommand certificate; and not __fish_seen_subcommand_from check rotate rotate-ca" -s h -l help -d 'Print help'
+complete -c k3s -n "__fish_k3s_using_subcommand certificate; and not __fish_seen_subcommand_from check rotate rotate-ca" -f -a "check" -d 'Show what each certificate of this node is for and when it ends'
+complete -c k3s -n "__fish_k3s_using_subcommand certificate; and not __fish_seen_subcommand_from check rotate rotate-ca" -f -a "rotate" -d 'Give components new keys and certificates; a server that runs goes on with them at once'
+complete -c k3s -n "__fish_k3s_using_subcommand certificate; and not __fish_seen_subcommand_from check rotate rotate-ca" -f -a "rotate-ca" -d 'Put new certificate authorities in force'
+complete -c k3s -n "__fish_k3s_using_subcommand certificate; and __fish_seen_subcommand_from check" -s d -l data-dir -d 'Folder of all state' -r -F
+complete -c k3s -n "__fish_k3s_using_subcommand certificate; and __fish_seen_subcommand_from check" -l kubeconfig -d 'Kubeconfig to reach the API with; the administrator\'s by default' -r -F
+complete -c k3s -n "__fish_k3s_using_subcommand certificate; and __fish_seen_subcommand_from check" -s s -l service -d 'Services to look at, comma-separated; all by default' -r
+complete -c k3s -n "__fish_k3s_using_subcommand certificate; and __fish_seen_subcommand_from check" -s o -l output -d 'Format of the answer' -r -f -a "text\t''
+table\t''"
+complete -c k3s -n "__fish_k3s_using_subcommand certificate; and __fish_seen_subcommand_from check" -s h -l help -d 'Print help'
+complete -c k3s -n "__fish_k3s_using_subcommand certificate; and __fish_seen_subcommand_from rotate" -s d -l data-dir -d 'Folder of all state' -r -F
+complete -c k3s -n "__fish_k3s_using_subcommand certificate; and __fish_seen_subcommand_from rotate" -l kubeconfig -d 'Kubeconfig to reach the API with; the administrator\'s by default' -r -F
+complete -c k3s -n "__fish_k3s_using_subcommand certificate; and __fish_seen_subcommand_from rotate" -s s -l service -d 'Services whose certificates to replace, comma-separated; all by default' -r
+complete -c k3s -n "__fish_k3s_using_subcommand certificate; and __fish_seen_subcommand_from rotate" -s h -l help -d 'Print help'
+complete -c k3s -n "__fish_k3s_using_subcommand certificate; and __fish_seen_subcommand_from rotate-ca" -s d -l data-dir -d 'Folder of all state' -r -F
+complete -c k3s -n "__fish_k3s_using_subcommand certificate; and __fish_seen_subcommand_from rotate-ca" -l kubeconfig -d 'Kubeconfig to reach the API with; the administrator\'s by default' -r -F
+complete -c k3s -n "__fish_k3s_using_subcommand certificate; and __fish_seen_subcommand_from rotate-ca" -l path -d 'Folder with the new authorities, laid out as `server/tls`' -r -F
+complete -c k3s -n "__fish_k3s_using_subcommand certificate; and __fish_seen_subcommand_from rotate-ca" -l force -d 'Also accept authorities that do not share a root with those in force: every node and kubeconfig must then be made anew'
+complete -c k3s -n "__fish_k3s_using_subcommand certificate; and __fish_seen_subcommand_from rotate-ca" -s h -l help -d 'Print help'
+complete -c k3s -n "__fish_k3s_using_subcommand secrets-encrypt" -s h -l help -d 'Print help'
+complete -c k3s -n "__fish_k3s_using_subcommand etcd-snapshot" -s h -l help -d 'Print help'
+complete -c k3s -n "__fish_k3s_using_subcommand check-config" -s d -l data-dir -d 'Folder of all state: its disk is measured' -r -F
+complete -c k3s -n "__fish_k3s_using_subcommand check-config" -s h -l help -d 'Print help'
+complete -c k3s -n "__fish_k3s_using_subcommand completion" -s h -l help -d 'Print help'
 complete -c k3s -n "__fish_k3s_using_subcommand server" -s c -l config -d 'Configuration file; `FILE.d/*.yaml` is read after it' -r -F
+complete -c k3s -n "__fish_k3s_using_subcommand server" -l debug -d 'Log more' -r -f -a "true\t''
+false\t''"
+complete -c k3s -n "__fish_k3s_using_subcommand server" -s v -d 'Upstream\'s number for how much is logged; from 4 on as `--debug`' -r
 complete -c k3s -n "__fish_k3s_using_subcommand server" -s d -l data-dir -d 'Folder of all state' -r -F
+complete -c k3s -n "__fish_k3s_using_subcommand server" -l bind-address -d 'Address that the API server, or the kubelet of an agent, listens on' -r
+complete -c k3s -n "__fish_k3s_using_subcommand server" -s s -l server -d 'Server to join: `https://host:6443`' -r
 complete -c k3s -n "__fish_k3s_using_subcommand server" -s t -l token -d 'Shared secret to join the cluster' -r
 complete -c k3s -n "__fish_k3s_using_subcommand server" -l token-file -d 'File with the shared secret' -r -F
+complete -c k3s -n "__fish_k3s_using_subcommand server" -l cluster-secret -d 'The former name of `--token`' -r
 complete -c k3s -n "__fish_k3s_using_subcommand server" -l node-name -d 'Name of the node; the lower-case host name by default' -r
 complete -c k3s -n "__fish_k3s_using_subcommand server" -l node-label -d 'Labels that the node registers with, `key=value`' -r
 complete -c k3s -n "__fish_k3s_using_subcommand server" -l node-taint -d 'Taints that the node registers with, `key=value:effect`' -r
 complete -c k3s -n "__fish_k3s_using_subcommand server" -s i -l node-ip -d 'Address of the node; that of the default route by default' -r
 complete -c k3s -n "__fish_k3s_using_subcommand server" -l flannel-iface -d 'Interface of the pod network; that of the node\'s address by default' -r
+complete -c k3s -n "__fish_k3s_using_subcommand server" -l lb-server-port -d 'Port of the agent\'s load balancer in front of the servers' -r
+complete -c k3s -n "__fish_k3s_using_subcommand server" -l disable-apiserver-lb -d 'Go straight to the server that was given, without a load balancer' -r -f -a "true\t''
+false\t''"
 complete -c k3s -n "__fish_k3s_using_subcommand server" -l container-runtime-endpoint -d 'Socket of a container runtime that already runs; none is started then' -r
 complete -c k3s -n "__fish_k3s_using_subcommand server" -l pause-image -d 'Image that holds the namespaces of a pod; a built-in one by default' -r
 complete -c k3s -n "__fish_k3s_using_subcommand server" -l snapshotter -d 'containerd\'s snapshotter' -r
 complete -c k3s -n "__fish_k3s_using_subcommand server" -l resolv-conf -d 'resolv.conf for pods that use the node\'s DNS' -r -F
 complete -c k3s -n "__fish_k3s_using_subcommand server" -l kubelet-arg -d 'Flags for the kubelet, `key=value`' -r
 complete -c k3s -n "__fish_k3s_using_subcommand server" -l kube-proxy-arg -d 'Flags for the proxy, `key=value`' -r
-complete -c k3s -n "__fish_k3s_using_subcommand server" -l bind-address -d 'Address that the API server listens on' -r
+complete -c k3s -n "__fish_k3s_using_subcommand server" -l disable-kube-proxy -d 'Do not run the proxy' -r -f -a "true\t''
+false\t''"
 complete -c k3s -n "__fish_k3s_using_subcommand server" -l https-listen-port -d 'Port that the API server listens on' -r
 complete -c k3s -n "__fish_k3s_using_subcommand server" -l advertise-address -d 'Address that the API server advertises to the cluster' -r
 complete -c k3s -n "__fish_k3s_using_subcommand server" -l tls-san -d 'Further host names and addresses for the serving certificate' -r
@@ -64,25 +135,189 @@ complete -c k3s -n "__fish_k3s_using_subcommand server" -l service-cidr -d 'Netw
 complete -c k3s -n "__fish_k3s_using_subcommand server" -l service-node-port-range -d 'Ports for Services of type NodePort' -r
 complete -c k3s -n "__fish_k3s_using_subcommand server" -l cluster-dns -d 'Address of the cluster DNS; the tenth of the service network by default' -r
 complete -c k3s -n "__fish_k3s_using_subcommand server" -l cluster-domain -d 'Domain of the cluster DNS' -r
-complete -c k3s -n "__fish_k3s_using_subcommand server" -l flannel-backend -d 'Backend of the pod network' -r -f -a "none\t''
-vxlan\t''
-host-gw\t''"
+complete -c k3s -n "__fish_k3s_using_subcommand server" -l flannel-backend -d 'Backend of the pod network: none, vxlan or host-gw' -r
+complete -c k3s -n "__fish_k3s_using_subcommand server" -l no-flannel -d 'The former way to say `--flannel-backend=none`' -r -f -a "true\t''
+false\t''"
 complete -c k3s -n "__fish_k3s_using_subcommand server" -s o -l write-kubeconfig -d 'Write the administrator\'s kubeconfig to this file' -r -F
 complete -c k3s -n "__fish_k3s_using_subcommand server" -l write-kubeconfig-mode -d 'Mode of the administrator\'s kubeconfig' -r
+complete -c k3s -n "__fish_k3s_using_subcommand server" -l write-kubeconfig-group -d 'Group of the administrator\'s kubeconfig' -r
 complete -c k3s -n "__fish_k3s_using_subcommand server" -l agent-token -d 'Token that agents join with in place of the server\'s' -r
+complete -c k3s -n "__fish_k3s_using_subcommand server" -l agent-token-file -d 'File with the token that agents join with' -r -F
 complete -c k3s -n "__fish_k3s_using_subcommand server" -l kube-apiserver-arg -d 'Flags for the API server, `key=value`' -r
 complete -c k3s -n "__fish_k3s_using_subcommand server" -l kube-controller-manager-arg -d 'Flags for the controller manager, `key=value`' -r
 complete -c k3s -n "__fish_k3s_using_subcommand server" -l kube-scheduler-arg -d 'Flags for the scheduler, `key=value`' -r
 complete -c k3s -n "__fish_k3s_using_subcommand server" -l datastore-endpoint -d 'An etcd to use in place of the built-in store: `http://host:2379` or `unix:///path`' -r
-complete -c k3s -n "__fish_k3s_using_subcommand server" -l debug -d 'Log more'
-complete -c k3s -n "__fish_k3s_using_subcommand server" -l disable-kube-proxy -d 'Do not run the proxy'
-complete -c k3s -n "__fish_k3s_using_subcommand server" -l disable-scheduler -d 'Do not run the scheduler'
-complete -c k3s -n "__fish_k3s_using_subcommand server" -l disable-controller-manager -d 'Do not run the controller manager'
-complete -c k3s -n "__fish_k3s_using_subcommand server" -l disable-agent -d 'Do not run a node on this server'
+complete -c k3s -n "__fish_k3s_using_subcommand server" -l disable -d 'Parts not to run: coredns; traefik, servicelb and the like are not there in any case' -r
+complete -c k3s -n "__fish_k3s_using_subcommand server" -l disable-scheduler -d 'Do not run the scheduler' -r -f -a "true\t''
+false\t''"
+complete -c k3s -n "__fish_k3s_using_subcommand server" -l disable-controller-manager -d 'Do not run the controller manager' -r -f -a "true\t''
+false\t''"
+complete -c k3s -n "__fish_k3s_using_subcommand server" -l disable-agent -d 'Do not run a node on this server' -r -f -a "true\t''
+false\t''"
+complete -c k3s -n "__fish_k3s_using_subcommand server" -l vmodule -d 'Not available yet: levels are per component: K3S_LOG_LEVEL' -r
+complete -c k3s -n "__fish_k3s_using_subcommand server" -s l -l log -d 'Not available yet: logs go to stderr or the journal; redirect them there' -r
+complete -c k3s -n "__fish_k3s_using_subcommand server" -l alsologtostderr -d 'Not available yet: logs go to stderr or the journal; redirect them there' -r -f -a "true\t''
+false\t''"
+complete -c k3s -n "__fish_k3s_using_subcommand server" -l cluster-init -d 'Not available yet: there is no embedded etcd; a server keeps its data in SQLite' -r -f -a "true\t''
+false\t''"
+complete -c k3s -n "__fish_k3s_using_subcommand server" -l cluster-reset -d 'Not available yet: there is no embedded etcd; a server keeps its data in SQLite' -r -f -a "true\t''
+false\t''"
+complete -c k3s -n "__fish_k3s_using_subcommand server" -l cluster-reset-restore-path -d 'Not available yet: there is no embedded etcd; a server keeps its data in SQLite' -r
+complete -c k3s -n "__fish_k3s_using_subcommand server" -l datastore-cafile -d 'Not available yet: the datastore\'s own TLS settings are not there yet; use a local endpoint' -r
+complete -c k3s -n "__fish_k3s_using_subcommand server" -l datastore-certfile -d 'Not available yet: the datastore\'s own TLS settings are not there yet; use a local endpoint' -r
+complete -c k3s -n "__fish_k3s_using_subcommand server" -l datastore-keyfile -d 'Not available yet: the datastore\'s own TLS settings are not there yet; use a local endpoint' -r
+complete -c k3s -n "__fish_k3s_using_subcommand server" -l etcd-arg -d 'Not available yet: there is no embedded etcd; a server keeps its data in SQLite' -r
+complete -c k3s -n "__fish_k3s_using_subcommand server" -l etcd-expose-metrics -d 'Not available yet: there is no embedded etcd; a server keeps its data in SQLite' -r -f -a "true\t''
+false\t''"
+complete -c k3s -n "__fish_k3s_using_subcommand server" -l disable-apiserver -d 'Not available yet: servers without an API need several servers, which are not there yet' -r -f -a "true\t''
+false\t''"
+complete -c k3s -n "__fish_k3s_using_subcommand server" -l disable-etcd -d 'Not available yet: there is no embedded etcd; a server keeps its data in SQLite' -r -f -a "true\t''
+false\t''"
+complete -c k3s -n "__fish_k3s_using_subcommand server" -l etcd-disable-snapshots -d 'Not available yet: no snapshots are taken; back up server/db with the server stopped' -r -f -a "true\t''
+false\t''"
+complete -c k3s -n "__fish_k3s_using_subcommand server" -l etcd-snapshot-schedule-cron -d 'Not available yet: no snapshots are taken; back up server/db with the server stopped' -r
+complete -c k3s -n "__fish_k3s_using_subcommand server" -l etcd-snapshot-name -d 'Not available yet: no snapshots are taken; back up server/db with the server stopped' -r
+complete -c k3s -n "__fish_k3s_using_subcommand server" -l etcd-snapshot-retention -d 'Not available yet: no snapshots are taken; back up server/db with the server stopped' -r
+complete -c k3s -n "__fish_k3s_using_subcommand server" -l etcd-snapshot-dir -d 'Not available yet: no snapshots are taken; back up server/db with the server stopped' -r
+complete -c k3s -n "__fish_k3s_using_subcommand server" -l etcd-snapshot-compress -d 'Not available yet: no snapshots are taken; back up server/db with the server stopped' -r -f -a "true\t''
+false\t''"
+complete -c k3s -n "__fish_k3s_using_subcommand server" -l etcd-s3 -d 'Not available yet: snapshots to S3 are not there yet; copy server/db with the server stopped' -r -f -a "true\t''
+false\t''"
+complete -c k3s -n "__fish_k3s_using_subcommand server" -l etcd-s3-endpoint -d 'Not available yet: snapshots to S3 are not there yet; copy server/db with the server stopped' -r
+complete -c k3s -n "__fish_k3s_using_subcommand server" -l etcd-s3-endpoint-ca -d 'Not available yet: snapshots to S3 are not there yet; copy server/db with the server stopped' -r
+complete -c k3s -n "__fish_k3s_using_subcommand server" -l etcd-s3-skip-ssl-verify -d 'Not available yet: snapshots to S3 are not there yet; copy server/db with the server stopped' -r -f -a "true\t''
+false\t''"
+complete -c k3s -n "__fish_k3s_using_subcommand server" -l etcd-s3-access-key -d 'Not available yet: snapshots to S3 are not there yet; copy server/db with the server stopped' -r
+complete -c k3s -n "__fish_k3s_using_subcommand server" -l etcd-s3-secret-key -d 'Not available yet: snapshots to S3 are not there yet; copy server/db with the server stopped' -r
+complete -c k3s -n "__fish_k3s_using_subcommand server" -l etcd-s3-bucket -d 'Not available yet: snapshots to S3 are not there yet; copy server/db with the server stopped' -r
+complete -c k3s -n "__fish_k3s_using_subcommand server" -l etcd-s3-region -d 'Not available yet: snapshots to S3 are not there yet; copy server/db with the server stopped' -r
+complete -c k3s -n "__fish_k3s_using_subcommand server" -l etcd-s3-folder -d 'Not available yet: snapshots to S3 are not there yet; copy server/db with the server stopped' -r
+complete -c k3s -n "__fish_k3s_using_subcommand server" -l etcd-s3-proxy -d 'Not available yet: snapshots to S3 are not there yet; copy server/db with the server stopped' -r
+complete -c k3s -n "__fish_k3s_using_subcommand server" -l etcd-s3-config-secret -d 'Not available yet: snapshots to S3 are not there yet; copy server/db with the server stopped' -r
+complete -c k3s -n "__fish_k3s_using_subcommand server" -l etcd-s3-insecure -d 'Not available yet: snapshots to S3 are not there yet; copy server/db with the server stopped' -r -f -a "true\t''
+false\t''"
+complete -c k3s -n "__fish_k3s_using_subcommand server" -l etcd-s3-timeout -d 'Not available yet: snapshots to S3 are not there yet; copy server/db with the server stopped' -r
+complete -c k3s -n "__fish_k3s_using_subcommand server" -l advertise-port -d 'Not available yet: the API is advertised with --https-listen-port' -r
+complete -c k3s -n "__fish_k3s_using_subcommand server" -l tls-san-security -d 'Not available yet: names are only ever added with --tls-san' -r -f -a "true\t''
+false\t''"
+complete -c k3s -n "__fish_k3s_using_subcommand server" -l egress-selector-mode -d 'Not available yet: the API server dials nodes and pods directly' -r
+complete -c k3s -n "__fish_k3s_using_subcommand server" -l supervisor-metrics -d 'Not available yet: each component serves its own metrics' -r -f -a "true\t''
+false\t''"
+complete -c k3s -n "__fish_k3s_using_subcommand server" -l enable-pprof -d 'Not available yet: there is no Go runtime to profile; use perf' -r -f -a "true\t''
+false\t''"
+complete -c k3s -n "__fish_k3s_using_subcommand server" -l vpn-auth -d 'Not available yet: VPN integration is not there yet' -r
+complete -c k3s -n "__fish_k3s_using_subcommand server" -l vpn-auth-file -d 'Not available yet: VPN integration is not there yet' -r
+complete -c k3s -n "__fish_k3s_using_subcommand server" -l flannel-ipv6-masq -d 'Not available yet: IPv6 is not there yet' -r -f -a "true\t''
+false\t''"
+complete -c k3s -n "__fish_k3s_using_subcommand server" -l flannel-external-ip -d 'Not available yet: the pod network runs between the nodes\' own addresses' -r -f -a "true\t''
+false\t''"
+complete -c k3s -n "__fish_k3s_using_subcommand server" -l flannel-conf -d 'Not available yet: the pod network is set up by --flannel-backend and --flannel-iface only' -r
+complete -c k3s -n "__fish_k3s_using_subcommand server" -l flannel-cni-conf -d 'Not available yet: the pod network is set up by --flannel-backend and --flannel-iface only' -r
+complete -c k3s -n "__fish_k3s_using_subcommand server" -l servicelb-namespace -d 'Not available yet: there is no service load balancer' -r
+complete -c k3s -n "__fish_k3s_using_subcommand server" -l helm-job-image -d 'Not available yet: there is no Helm controller; install charts with helm' -r
+complete -c k3s -n "__fish_k3s_using_subcommand server" -l helm-controller-arg -d 'Not available yet: there is no Helm controller; install charts with helm' -r
+complete -c k3s -n "__fish_k3s_using_subcommand server" -l disable-helm-controller -d 'Not available yet: there is no Helm controller; install charts with helm' -r -f -a "true\t''
+false\t''"
+complete -c k3s -n "__fish_k3s_using_subcommand server" -l kube-cloud-controller-manager-arg -d 'Not available yet: there is no cloud controller; nodes need none to become ready' -r
+complete -c k3s -n "__fish_k3s_using_subcommand server" -l disable-cloud-controller -d 'Not available yet: there is no cloud controller; nodes need none to become ready' -r -f -a "true\t''
+false\t''"
+complete -c k3s -n "__fish_k3s_using_subcommand server" -l disable-network-policy -d 'Not available yet: nothing acts on network policies' -r -f -a "true\t''
+false\t''"
+complete -c k3s -n "__fish_k3s_using_subcommand server" -l default-local-storage-path -d 'Not available yet: there is no local-path provisioner' -r
+complete -c k3s -n "__fish_k3s_using_subcommand server" -l system-default-registry -d 'Not available yet: no system image is pulled' -r
+complete -c k3s -n "__fish_k3s_using_subcommand server" -l embedded-registry -d 'Not available yet: images are not shared between nodes' -r -f -a "true\t''
+false\t''"
+complete -c k3s -n "__fish_k3s_using_subcommand server" -l secrets-encryption -d 'Not available yet: Secrets are stored as they are; encrypt the disk' -r -f -a "true\t''
+false\t''"
+complete -c k3s -n "__fish_k3s_using_subcommand server" -l secrets-encryption-provider -d 'Not available yet: Secrets are stored as they are; encrypt the disk' -r
+complete -c k3s -n "__fish_k3s_using_subcommand server" -l selinux -d 'Not available yet: SELinux labels are not set yet' -r -f -a "true\t''
+false\t''"
+complete -c k3s -n "__fish_k3s_using_subcommand server" -l protect-kernel-defaults -d 'Not available yet: the kubelet sets the kernel\'s settings it needs' -r -f -a "true\t''
+false\t''"
+complete -c k3s -n "__fish_k3s_using_subcommand server" -l rootless -d 'Not available yet: k3s needs root' -r -f -a "true\t''
+false\t''"
+complete -c k3s -n "__fish_k3s_using_subcommand server" -l with-node-id -d 'Not available yet: give each node its name with --node-name' -r -f -a "true\t''
+false\t''"
+complete -c k3s -n "__fish_k3s_using_subcommand server" -l node-external-ip -d 'Not available yet: nodes have one address, --node-ip' -r
+complete -c k3s -n "__fish_k3s_using_subcommand server" -l node-internal-dns -d 'Not available yet: nodes have one address, --node-ip' -r
+complete -c k3s -n "__fish_k3s_using_subcommand server" -l node-external-dns -d 'Not available yet: nodes have one address, --node-ip' -r
+complete -c k3s -n "__fish_k3s_using_subcommand server" -l image-service-endpoint -d 'Not available yet: images come from --container-runtime-endpoint' -r
+complete -c k3s -n "__fish_k3s_using_subcommand server" -l default-runtime -d 'Not available yet: pods run with runc' -r
+complete -c k3s -n "__fish_k3s_using_subcommand server" -l nonroot-devices -d 'Not available yet: devices belong to root' -r -f -a "true\t''
+false\t''"
+complete -c k3s -n "__fish_k3s_using_subcommand server" -l docker -d 'Not available yet: containerd runs the pods' -r -f -a "true\t''
+false\t''"
+complete -c k3s -n "__fish_k3s_using_subcommand server" -l disable-default-registry-endpoint -d 'Not available yet: registry mirrors are not there yet; images are pulled as named' -r -f -a "true\t''
+false\t''"
+complete -c k3s -n "__fish_k3s_using_subcommand server" -l private-registry -d 'Not available yet: registry mirrors are not there yet; images are pulled as named' -r
+complete -c k3s -n "__fish_k3s_using_subcommand server" -l airgap-extra-registry -d 'Not available yet: registry mirrors are not there yet; images are pulled as named' -r
+complete -c k3s -n "__fish_k3s_using_subcommand server" -l image-credential-provider-bin-dir -d 'Not available yet: use imagePullSecrets' -r
+complete -c k3s -n "__fish_k3s_using_subcommand server" -l image-credential-provider-config -d 'Not available yet: use imagePullSecrets' -r
+complete -c k3s -n "__fish_k3s_using_subcommand server" -l prefer-bundled-bin -d 'Not available yet: nothing is bundled; the system\'s programs are used' -r -f -a "true\t''
+false\t''"
 complete -c k3s -n "__fish_k3s_using_subcommand server" -s h -l help -d 'Print help'
-complete -c k3s -n "__fish_k3s_using_subcommand status" -l json -d 'Print JSON instead of a table'
-complete -c k3s -n "__fish_k3s_using_subcommand status" -s h -l help -d 'Print help'
-complete -c k3s -n "__fish_k3s_using_subcommand completion" -s h -l help -d 'Print help'
+complete -c k3s -n "__fish_k3s_using_subcommand agent" -s c -l config -d 'Configuration file; `FILE.d/*.yaml` is read after it' -r -F
+complete -c k3s -n "__fish_k3s_using_subcommand agent" -l debug -d 'Log more' -r -f -a "true\t''
+false\t''"
+complete -c k3s -n "__fish_k3s_using_subcommand agent" -s v -d 'Upstream\'s number for how much is logged; from 4 on as `--debug`' -r
+complete -c k3s -n "__fish_k3s_using_subcommand agent" -s d -l data-dir -d 'Folder of all state' -r -F
+complete -c k3s -n "__fish_k3s_using_subcommand agent" -l bind-address -d 'Address that the API server, or the kubelet of an agent, listens on' -r
+complete -c k3s -n "__fish_k3s_using_subcommand agent" -s s -l server -d 'Server to join: `https://host:6443`' -r
+complete -c k3s -n "__fish_k3s_using_subcommand agent" -s t -l token -d 'Shared secret to join the cluster' -r
+complete -c k3s -n "__fish_k3s_using_subcommand agent" -l token-file -d 'File with the shared secret' -r -F
+complete -c k3s -n "__fish_k3s_using_subcommand agent" -l cluster-secret -d 'The former name of `--token`' -r
+complete -c k3s -n "__fish_k3s_using_subcommand agent" -l node-name -d 'Name of the node; the lower-case host name by default' -r
+complete -c k3s -n "__fish_k3s_using_subcommand agent" -l node-label -d 'Labels that the node registers with, `key=value`' -r
+complete -c k3s -n "__fish_k3s_using_subcommand agent" -l node-taint -d 'Taints that the node registers with, `key=value:effect`' -r
+complete -c k3s -n "__fish_k3s_using_subcommand agent" -s i -l node-ip -d 'Address of the node; that of the default route by default' -r
+complete -c k3s -n "__fish_k3s_using_subcommand agent" -l flannel-iface -d 'Interface of the pod network; that of the node\'s address by default' -r
+complete -c k3s -n "__fish_k3s_using_subcommand agent" -l lb-server-port -d 'Port of the agent\'s load balancer in front of the servers' -r
+complete -c k3s -n "__fish_k3s_using_subcommand agent" -l disable-apiserver-lb -d 'Go straight to the server that was given, without a load balancer' -r -f -a "true\t''
+false\t''"
+complete -c k3s -n "__fish_k3s_using_subcommand agent" -l container-runtime-endpoint -d 'Socket of a container runtime that already runs; none is started then' -r
+complete -c k3s -n "__fish_k3s_using_subcommand agent" -l pause-image -d 'Image that holds the namespaces of a pod; a built-in one by default' -r
+complete -c k3s -n "__fish_k3s_using_subcommand agent" -l snapshotter -d 'containerd\'s snapshotter' -r
+complete -c k3s -n "__fish_k3s_using_subcommand agent" -l resolv-conf -d 'resolv.conf for pods that use the node\'s DNS' -r -F
+complete -c k3s -n "__fish_k3s_using_subcommand agent" -l kubelet-arg -d 'Flags for the kubelet, `key=value`' -r
+complete -c k3s -n "__fish_k3s_using_subcommand agent" -l kube-proxy-arg -d 'Flags for the proxy, `key=value`' -r
+complete -c k3s -n "__fish_k3s_using_subcommand agent" -l disable-kube-proxy -d 'Do not run the proxy' -r -f -a "true\t''
+false\t''"
+complete -c k3s -n "__fish_k3s_using_subcommand agent" -l vmodule -d 'Not available yet: levels are per component: K3S_LOG_LEVEL' -r
+complete -c k3s -n "__fish_k3s_using_subcommand agent" -s l -l log -d 'Not available yet: logs go to stderr or the journal; redirect them there' -r
+complete -c k3s -n "__fish_k3s_using_subcommand agent" -l alsologtostderr -d 'Not available yet: logs go to stderr or the journal; redirect them there' -r -f -a "true\t''
+false\t''"
+complete -c k3s -n "__fish_k3s_using_subcommand agent" -l enable-pprof -d 'Not available yet: there is no Go runtime to profile; use perf' -r -f -a "true\t''
+false\t''"
+complete -c k3s -n "__fish_k3s_using_subcommand agent" -l vpn-auth -d 'Not available yet: VPN integration is not there yet' -r
+complete -c k3s -n "__fish_k3s_using_subcommand agent" -l vpn-auth-file -d 'Not available yet: VPN integration is not there yet' -r
+complete -c k3s -n "__fish_k3s_using_subcommand agent" -l flannel-conf -d 'Not available yet: the pod network is set up by --flannel-backend and --flannel-iface only' -r
+complete -c k3s -n "__fish_k3s_using_subcommand agent" -l flannel-cni-conf -d 'Not available yet: the pod network is set up by --flannel-backend and --flannel-iface only' -r
+complete -c k3s -n "__fish_k3s_using_subcommand agent" -l selinux -d 'Not available yet: SELinux labels are not set yet' -r -f -a "true\t''
+false\t''"
+complete -c k3s -n "__fish_k3s_using_subcommand agent" -l protect-kernel-defaults -d 'Not available yet: the kubelet sets the kernel\'s settings it needs' -r -f -a "true\t''
+false\t''"
+complete -c k3s -n "__fish_k3s_using_subcommand agent" -l rootless -d 'Not available yet: k3s needs root' -r -f -a "true\t''
+false\t''"
+complete -c k3s -n "__fish_k3s_using_subcommand agent" -l with-node-id -d 'Not available yet: give each node its name with --node-name' -r -f -a "true\t''
+false\t''"
+complete -c k3s -n "__fish_k3s_using_subcommand agent" -l node-external-ip -d 'Not available yet: nodes have one address, --node-ip' -r
+complete -c k3s -n "__fish_k3s_using_subcommand agent" -l node-internal-dns -d 'Not available yet: nodes have one address, --node-ip' -r
+complete -c k3s -n "__fish_k3s_using_subcommand agent" -l node-external-dns -d 'Not available yet: nodes have one address, --node-ip' -r
+complete -c k3s -n "__fish_k3s_using_subcommand agent" -l image-service-endpoint -d 'Not available yet: images come from --container-runtime-endpoint' -r
+complete -c k3s -n "__fish_k3s_using_subcommand agent" -l default-runtime -d 'Not available yet: pods run with runc' -r
+complete -c k3s -n "__fish_k3s_using_subcommand agent" -l nonroot-devices -d 'Not available yet: devices belong to root' -r -f -a "true\t''
+false\t''"
+complete -c k3s -n "__fish_k3s_using_subcommand agent" -l docker -d 'Not available yet: containerd runs the pods' -r -f -a "true\t''
+false\t''"
+complete -c k3s -n "__fish_k3s_using_subcommand agent" -l disable-default-registry-endpoint -d 'Not available yet: registry mirrors are not there yet; images are pulled as named' -r -f -a "true\t''
+false\t''"
+complete -c k3s -n "__fish_k3s_using_subcommand agent" -l private-registry -d 'Not available yet: registry mirrors are not there yet; images are pulled as named' -r
+complete -c k3s -n "__fish_k3s_using_subcommand agent" -l airgap-extra-registry -d 'Not available yet: registry mirrors are not there yet; images are pulled as named' -r
+complete -c k3s -n "__fish_k3s_using_subcommand agent" -l image-credential-provider-bin-dir -d 'Not available yet: use imagePullSecrets' -r
+complete -c k3s -n "__fish_k3s_using_subcommand agent" -l image-credential-provider-config -d 'Not available yet: use imagePullSecrets' -r
+complete -c k3s -n "__fish_k3s_using_subcommand agent" -l prefer-bundled-bin -d 'Not available yet: nothing is bundled; the system\'s programs are used' -r -f -a "true\t''
+false\t''"
+complete -c k3s -n "__fish_k3s_using_subcommand agent" -s h -l help -d 'Print help'
 complete -c k3s -n "__fish_k3s_using_subcommand store" -l db -d 'The database file' -r -F
 complete -c k3s -n "__fish_k3s_using_subcommand store" -l listen -d 'Where to listen when no socket was passed' -r
 complete -c k3s -n "__fish_k3s_using_subcommand store" -l listen-client-urls -d 'More endpoints to listen on, as etcd names them' -r

@@ -40,8 +40,9 @@ pub struct Setting {
 
 /// What the caller knows of its flags.
 pub struct Flags<'a> {
-    /// What a key is; `None` for an unknown one.
-    pub known: &'a dyn Fn(&str) -> Option<Key>,
+    /// What a key is, under the name that it is given by (a letter stands for a long name); `None`
+    /// for an unknown one.
+    pub known: &'a dyn Fn(&str) -> Option<(String, Key)>,
     /// Whether a flag (`--key=value`) is acceptable by itself, or why not.
     pub valid: &'a dyn Fn(&str) -> Result<(), String>,
 }
@@ -88,12 +89,17 @@ fn render(merged: BTreeMap<String, Entry>) -> Vec<Setting> {
                 }
                 Key::Switch | Key::Elsewhere => Vec::new(),
                 Key::Single | Key::List => {
-                    entry.values.iter().map(|value| format!("--{key}={value}")).collect()
+                    entry.values.iter().map(|value| flag(&key, value)).collect()
                 }
             };
             Setting { key, flags, place: entry.place }
         })
         .collect()
+}
+
+/// A flag as it is given: one letter after one dash.
+fn flag(key: &str, value: &str) -> String {
+    if key.len() == 1 { format!("-{key}={value}") } else { format!("--{key}={value}") }
 }
 
 /// `<file>.d/*.yaml` and `*.yml`, sorted by name.
@@ -141,7 +147,7 @@ fn merge(
             Some(key) => (key, true),
             None => (name.value.as_str(), false),
         };
-        let Some(kind) = (flags.known)(key) else {
+        let Some((key, kind)) = (flags.known)(key) else {
             problems.push(format!("{place}: unknown key \"{key}\""));
             continue;
         };
@@ -150,13 +156,13 @@ fn merge(
             continue;
         }
         if matches!(kind, Key::Single | Key::List) {
-            let invalid = |value: &String| (flags.valid)(&format!("--{key}={value}")).err();
+            let invalid = |value: &String| (flags.valid)(&flag(&key, value)).err();
             if let Some(reason) = values.value.0.iter().find_map(invalid) {
                 problems.push(format!("{place}: key \"{key}\": {reason}"));
                 continue;
             }
         }
-        let entry = merged.entry(key.to_owned()).or_insert_with(|| Entry {
+        let entry = merged.entry(key).or_insert_with(|| Entry {
             kind,
             values: Vec::new(),
             place: String::new(),
@@ -248,14 +254,15 @@ impl<'de> Deserialize<'de> for Values {
 mod tests {
     use super::*;
 
-    fn known(key: &str) -> Option<Key> {
-        Some(match key {
+    fn known(key: &str) -> Option<(String, Key)> {
+        let kind = match key {
             "disable-agent" => Key::Switch,
             "token" | "https-listen-port" => Key::Single,
             "node-label" | "disable" => Key::List,
             "lb-server-port" => Key::Elsewhere,
             _ => return None,
-        })
+        };
+        Some((key.to_owned(), kind))
     }
 
     fn check(files: &[(&str, &str)], expected: Result<&[&str], &[&str]>) {

@@ -6,10 +6,10 @@
 use std::ffi::OsString;
 use std::process::ExitCode;
 
-use clap::{Args, Command, CommandFactory, FromArgMatches};
+use clap::{Args, Command, FromArgMatches};
 use daemon::{Component, Flavour};
 
-use crate::cli::Cli;
+use crate::cli;
 
 /// One component of the executable.
 pub(crate) struct Entry {
@@ -59,7 +59,7 @@ pub(crate) fn find(name: &str) -> Option<&'static Entry> {
 
 /// The whole command line: the roles and tools, then the components.
 pub(crate) fn cli() -> Command {
-    Cli::command().subcommands(COMPONENTS.iter().map(|entry| {
+    cli::command().subcommands(COMPONENTS.iter().map(|entry| {
         let name = entry.component.name;
         entry.clap().name(name.strip_prefix("k3s-").unwrap_or(name)).display_name(name)
     }))

@@ -18,14 +18,15 @@ mod trust;
 mod units;
 
 use std::ffi::OsString;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::ExitCode;
 
-use clap::{CommandFactory, FromArgMatches};
+use clap::{ArgMatches, FromArgMatches};
 use daemon::config::Setting;
-use daemon::{ConfigError, Flavour, config};
+use daemon::{ConfigError, Flavour};
+use tracing::warn;
 
-use crate::cli::{Cli, Command, ServerArgs};
+use crate::cli::{Cli, Command, ServerArgs, missing};
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
@@ -54,23 +55,36 @@ fn main() -> ExitCode {
         args.remove(0);
         return entry.run(args);
     }
-    match with_config(args) {
+    match cli::files::with_config(args) {
         Ok((args, from_files)) => {
             let matches = components::cli().get_matches_from(args);
             let cli = Cli::from_arg_matches(&matches).unwrap_or_else(|err| err.exit());
-            run(cli.command, &from_files)
+            let given = Given { matches, from_files };
+            run(cli.command, &given)
         }
         Err(err) => fail(&err.into()),
     }
 }
 
-fn run(command: Command, from_files: &[Setting]) -> ExitCode {
+/// What was given: the command line, and what of it comes from files.
+struct Given {
+    matches: ArgMatches,
+    from_files: Vec<Setting>,
+}
+
+fn run(command: Command, given: &Given) -> ExitCode {
     let done = match command {
-        Command::Server(args) => return serve(*args, from_files),
+        Command::Server(args) => serve(*args, given),
+        Command::Agent(_) => Err(not_yet("k3s agent")),
         Command::Status(args) => block_on(status::run(args.json)),
         Command::Kubectl(passed) => tools::kubectl(&passed.args).map(|()| ExitCode::SUCCESS),
         Command::Crictl(passed) => tools::crictl(&passed.args).map(|()| ExitCode::SUCCESS),
         Command::Ctr(passed) => tools::ctr(&passed.args).map(|()| ExitCode::SUCCESS),
+        Command::Token(_) => Err(not_yet("k3s token")),
+        Command::Certificate(_) => Err(not_yet("k3s certificate")),
+        Command::CheckConfig(_) => Err(not_yet("k3s check-config")),
+        Command::SecretsEncrypt(_) => Err(not_yet("k3s secrets-encrypt")),
+        Command::EtcdSnapshot(_) => Err(not_yet("k3s etcd-snapshot")),
         Command::Completion { shell } => {
             clap_complete::generate(shell, &mut components::cli(), "k3s", &mut std::io::stdout());
             Ok(ExitCode::SUCCESS)
@@ -79,13 +93,25 @@ fn run(command: Command, from_files: &[Setting]) -> ExitCode {
     done.unwrap_or_else(|err| fail(&err))
 }
 
-fn serve(args: ServerArgs, from_files: &[Setting]) -> ExitCode {
-    match settings::Server::new(args) {
-        Ok(server) => {
-            daemon::main(&server::COMPONENT, Flavour::CurrentThread, |cx| server::run(cx, server))
+fn serve(args: ServerArgs, given: &Given) -> anyhow::Result<ExitCode> {
+    let warnings = warnings(given)?;
+    let server = settings::Server::new(args).map_err(|err| located(err, &given.from_files))?;
+    Ok(daemon::main(&server::COMPONENT, Flavour::CurrentThread, |cx| {
+        for warning in warnings {
+            warn!(flag = warning, "A flag has no effect");
         }
-        Err(err) => fail(&located(err, from_files).into()),
-    }
+        server::run(cx, server)
+    }))
+}
+
+/// The flags of a role that have no effect; those that must not be ignored refuse.
+fn warnings(given: &Given) -> Result<Vec<String>, ConfigError> {
+    let (_, role) = given.matches.subcommand().expect("a role is running");
+    missing::check(role).map_err(|err| located(err, &given.from_files))
+}
+
+fn not_yet(what: &str) -> anyhow::Error {
+    ConfigError(format!("{what} is not available yet")).into()
 }
 
 /// Adds to each problem of a flag the place in the files that set it.
@@ -98,61 +124,6 @@ fn located(err: ConfigError, from_files: &[Setting]) -> ConfigError {
         }
     });
     ConfigError(lines.collect::<Vec<_>>().join("\n"))
-}
-
-/// Puts what the configuration files say between the subcommand and the flags given, which win.
-/// Returns what of the files counts.
-fn with_config(mut args: Vec<OsString>) -> Result<(Vec<OsString>, Vec<Setting>), ConfigError> {
-    let command = Cli::command();
-    let server = match command.find_subcommand("server") {
-        Some(server) if args.get(1).is_some_and(|arg| arg == "server") => server,
-        _ => return Ok((args, Vec::new())),
-    };
-    let known = |key: &str| {
-        let arg = server.get_arguments().find(|arg| {
-            arg.get_long() == Some(key) || arg.get_short().is_some_and(|c| key == c.to_string())
-        })?;
-        Some(match arg.get_action() {
-            clap::ArgAction::SetTrue => config::Key::Switch,
-            clap::ArgAction::Append => config::Key::List,
-            _ => config::Key::Single,
-        })
-    };
-    let valid = |flag: &str| match server.clone().try_get_matches_from(["server", flag]) {
-        Ok(_) => Ok(()),
-        Err(err) => {
-            let text = err.to_string();
-            Err(text.lines().next().unwrap_or_default().trim_start_matches("error: ").to_owned())
-        }
-    };
-    let flags = config::Flags { known: &known, valid: &valid };
-    let mut settings = config::read(&config_file(&args), &flags)?;
-    // What the command line gives counts alone, lists as a whole.
-    let given = server.clone().ignore_errors(true).try_get_matches_from(args.iter().skip(1)).ok();
-    settings.retain(|setting| {
-        let id = setting.key.replace('-', "_");
-        let source = given.as_ref().and_then(|given| {
-            given.try_contains_id(&id).ok()?;
-            given.value_source(&id)
-        });
-        source != Some(clap::parser::ValueSource::CommandLine)
-    });
-    let flags = settings.iter().flat_map(|setting| setting.flags.iter().map(OsString::from));
-    let flags: Vec<OsString> = flags.collect();
-    args.splice(2..2, flags);
-    Ok((args, settings))
-}
-
-/// `--config`, `-c`, `K3S_CONFIG_FILE`, or the usual place.
-fn config_file(args: &[OsString]) -> PathBuf {
-    let command = Cli::command();
-    let matches = command
-        .find_subcommand("server")
-        .and_then(|server| {
-            server.clone().ignore_errors(true).try_get_matches_from(args.iter().skip(1)).ok()
-        })
-        .and_then(|matches| ServerArgs::from_arg_matches(&matches).ok());
-    matches.map_or_else(|| PathBuf::from(cli::CONFIG_FILE), |args| args.node.config)
 }
 
 fn block_on(work: impl Future<Output = anyhow::Result<ExitCode>>) -> anyhow::Result<ExitCode> {

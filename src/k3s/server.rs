@@ -33,15 +33,14 @@ pub(crate) async fn run(cx: Context, server: Server) -> Result<()> {
     }
     let _lock = lock(&server.node.paths.data)?;
     let bus = bus::choose()?;
-    let units = Units::new(&bus, server.node.args.debug);
+    let units = Units::new(&bus, server.node.args.debug());
     let mut all = Vec::new();
     // Programs and sockets first: what is missing or in use shows before trust is written.
     all.extend(units.bus(&bus)?);
     all.extend(units.server(&server)?);
     let (imported, images) = watch::channel(server.args.disable_agent);
     if !server.args.disable_agent {
-        let backend = &server.args.flannel_backend;
-        all.extend(units.node(&server.node, backend, images)?);
+        all.extend(units.node(&server.node, &server.backend, images)?);
         link_cni(&server.node)?;
     }
     if !server.args.disable_agent {

@@ -47,6 +47,8 @@ pub(crate) struct Node {
     pub(crate) cluster_cidr: IpNetwork,
     pub(crate) cluster_dns: IpAddr,
     pub(crate) cluster_domain: String,
+    /// Whether k3s-dns runs; somebody else has the address otherwise.
+    pub(crate) serves_dns: bool,
     /// Where this node reaches the API.
     pub(crate) server_url: String,
     pub(crate) args: NodeArgs,
@@ -62,6 +64,8 @@ pub(crate) struct Server {
     pub(crate) service_cidr: IpNetwork,
     pub(crate) kubeconfig: PathBuf,
     pub(crate) kubeconfig_mode: u32,
+    /// Backend of the pod network.
+    pub(crate) backend: String,
     pub(crate) args: ServerArgs,
 }
 
@@ -94,6 +98,30 @@ impl Server {
                 0o600
             }
         };
+        if args.node.server.is_some() {
+            note(
+                "--server: a server that joins others is not available yet; \
+                  run k3s agent, or leave it out"
+                    .to_owned(),
+            );
+        }
+        let backend = match args.flannel_backend.as_str() {
+            _ if args.no_flannel => "none",
+            known @ ("none" | "vxlan" | "host-gw") => known,
+            "wireguard-native" => {
+                note(
+                    "--flannel-backend: wireguard-native is not available yet; \
+                      choose vxlan, host-gw or none"
+                        .to_owned(),
+                );
+                "none"
+            }
+            other => {
+                note(format!("--flannel-backend: {other:?} is none of vxlan, host-gw and none"));
+                "none"
+            }
+        };
+        let backend = backend.to_owned();
         let node_ip = node_ip(&args.node, &mut note);
         let name = node_name(&args.node, &mut note);
         for text in &args.node.node_label {
@@ -101,7 +129,7 @@ impl Server {
                 note(format!("--node-label: {text:?} is not of the form key=value"));
             }
         }
-        let bind = args.bind_address.unwrap_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED));
+        let bind = args.node.bind_address.unwrap_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED));
         let (Some(cluster_cidr), Some(service_cidr), Some(cluster_dns), Some(ip), true) =
             (cluster_cidr, service_cidr, cluster_dns, node_ip, problems.is_empty())
         else {
@@ -115,6 +143,7 @@ impl Server {
             service_cidr,
             kubeconfig,
             kubeconfig_mode: mode,
+            backend,
             node: Node {
                 paths: Paths { data: args.node.data_dir.clone() },
                 name,
@@ -122,6 +151,7 @@ impl Server {
                 cluster_cidr,
                 cluster_dns,
                 cluster_domain: args.cluster_domain.clone(),
+                serves_dns: !args.disables("coredns"),
                 server_url: format!("https://127.0.0.1:{}", args.https_listen_port),
                 args: args.node.clone(),
             },

@@ -12,7 +12,7 @@ use pki::{
     Authority, Durability, Leaf, ensure_signing_key, kubeconfig, token, write_atomic, write_with,
 };
 
-use crate::settings::{Node, Paths, Server};
+use crate::settings::{Node, Paths, Server, default_kubeconfig};
 
 /// Client identities of the server: file stem, user, group, kubeconfig under `server/cred`.
 const SERVER_CLIENTS: &[(&str, &str, &str, Option<&str>)] = &[
@@ -146,8 +146,9 @@ fn tokens(server: &Server, ca_pem: &str) -> Result<()> {
         std::os::unix::fs::symlink("token", &link)
             .with_context(|| format!("linking {}", link.display()))?;
     }
-    let agent = match &server.args.agent_token {
-        Some(agent) => token::password(agent).to_owned(),
+    let (given, file) = (server.args.agent_token.as_deref(), &server.args.agent_token_file);
+    let agent = match given_password("agent-token", given, file.as_deref())? {
+        Some(agent) => agent,
         None => password.clone(),
     };
     let passwd = format!("{password},server,server,k3s:server\n{agent},node,node,k3s:agent\n");
@@ -156,16 +157,23 @@ fn tokens(server: &Server, ca_pem: &str) -> Result<()> {
 
 fn given_token(server: &Server) -> Result<Option<String>> {
     let args = &server.node.args;
-    let text = match (&args.token, &args.token_file) {
-        (Some(text), _) => text.clone(),
+    given_password("token", args.token(), args.token_file.as_deref())
+}
+
+/// The password of a token that is given by itself or in a file.
+fn given_password(flag: &str, text: Option<&str>, file: Option<&Path>) -> Result<Option<String>> {
+    let text = match (text, file) {
+        (Some(text), _) => text.to_owned(),
         (None, Some(file)) => fs::read_to_string(file)
-            .map_err(|err| ConfigError(format!("--token-file: {}: {err}", file.display())))?,
+            .map_err(|err| ConfigError(format!("--{flag}-file: {}: {err}", file.display())))?,
         (None, None) => return Ok(None),
     };
     let password = token::password(text.trim());
     if password.is_empty() || password.contains([',', '\n']) {
-        let reason = "--token: the password must not be empty or contain a comma or a line break";
-        return Err(ConfigError(reason.to_owned()).into());
+        return Err(ConfigError(format!(
+            "--{flag}: the password must not be empty or contain a comma or a line break"
+        ))
+        .into());
     }
     Ok(Some(password.to_owned()))
 }
@@ -181,7 +189,37 @@ fn admin_kubeconfig(server: &Server, ca_pem: &str) -> Result<()> {
     };
     let url = format!("https://{}", std::net::SocketAddr::new(host, server.port));
     let text = kubeconfig::embedded(&url, ca_pem, &read(&cert)?, &read(&key)?);
-    write_if_changed(&server.kubeconfig, &text, server.kubeconfig_mode)
+    let path = &server.kubeconfig;
+    write_if_changed(path, &text, server.kubeconfig_mode)?;
+    if let Some(group) = &server.args.write_kubeconfig_group {
+        let id = group_id(group).ok_or_else(|| {
+            ConfigError(format!("--write-kubeconfig-group: there is no group {group:?}"))
+        })?;
+        std::os::unix::fs::chown(path, None, Some(id))
+            .with_context(|| format!("giving {} to the group {group}", path.display()))?;
+    }
+    // The usual place leads to the chosen one, as in k3s.
+    let usual = default_kubeconfig();
+    if *path != usual && fs::read_link(&usual).ok().as_ref() != Some(path) {
+        let folder = usual.parent().expect("a kubeconfig lies in a folder");
+        fs::create_dir_all(folder).with_context(|| format!("creating {}", folder.display()))?;
+        let _ = fs::remove_file(&usual);
+        std::os::unix::fs::symlink(path, &usual)
+            .with_context(|| format!("linking {}", usual.display()))?;
+    }
+    Ok(())
+}
+
+/// A group by its name or number.
+fn group_id(group: &str) -> Option<u32> {
+    let named = || {
+        let groups = fs::read_to_string("/etc/group").ok()?;
+        groups.lines().find_map(|line| {
+            let mut fields = line.split(':');
+            (fields.next() == Some(group)).then(|| fields.nth(1)?.parse().ok()).flatten()
+        })
+    };
+    group.parse().ok().or_else(named)
 }
 
 fn write_if_changed(path: &Path, text: &str, mode: u32) -> Result<()> {

@@ -64,7 +64,7 @@ impl Units {
         let (program, config) = containerd::prepare(node)?;
         let mut unit = self.foreign("k3s-containerd", program, "containerd");
         unit.args = vec!["--config".into(), config.into()];
-        if !node.args.debug {
+        if !node.args.debug() {
             unit.args.extend(["--log-level".into(), "warn".into()]);
         }
         unit.notifies = true;
@@ -186,9 +186,12 @@ impl Units {
             ("allocate-node-cidrs", "true".into()),
             ("cluster-cidr", server.node.cluster_cidr.to_string().into()),
             ("service-cluster-ip-range", server.service_cidr.to_string().into()),
-            ("cluster-dns", server.node.cluster_dns.to_string().into()),
             ("cluster-domain", server.node.cluster_domain.clone().into()),
         ]);
+        if !server.args.disables("coredns") {
+            let address = server.node.cluster_dns.to_string();
+            unit.args.extend(flags([("cluster-dns", address.into())]));
+        }
         unit.args.extend(extra(&server.args.kube_controller_manager_arg));
         unit.sockets = vec![Socket::new("https", loopback(10257))];
         Ok(unit)
@@ -230,6 +233,9 @@ impl Units {
             proxy.args.extend(extra(&node.args.kube_proxy_arg));
             proxy.sockets = vec![Socket::new("healthz", anywhere(10256))];
             units.push(proxy);
+        }
+        if !node.serves_dns {
+            return Ok(units);
         }
         let mut dns = self.component("k3s-dns", USERS);
         dns.args = flags([
