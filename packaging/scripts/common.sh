@@ -1,0 +1,2 @@
+# shellcheck shell=sh
+booted_systemd() { [ -d /run/systemd/system ]; }
