@@ -27,19 +27,27 @@ pub(crate) struct Cluster {
 impl Cluster {
     /// Starts a server on the (private) default paths.
     pub(crate) fn start(log: &Path) -> Result<Self> {
+        Self::start_with(log, "k3s", &[])
+    }
+
+    /// Starts a server on `/var/lib/rancher/<data>`, with further flags.
+    pub(crate) fn start_with(log: &Path, data: &str, flags: &[&str]) -> Result<Self> {
         ensure!(
             fs::read_to_string("/etc/hostname").is_ok() && hostname() == "isolated",
             "run this inside tests/isolate"
         );
-        let image = Path::new("/var/lib/rancher/k3s/agent/images/busybox.tar");
+        let data = Path::new("/var/lib/rancher").join(data);
+        let image = data.join("agent/images/busybox.tar");
         if !image.exists() {
-            let path = image.to_str().context("path")?;
-            run(Command::new("packaging/busybox-image").args([IMAGE, path]))?;
+            run(Command::new("packaging/busybox-image").arg(IMAGE).arg(&image))?;
         }
         let out = File::options().create(true).append(true).open(log).context("opening the log")?;
         let started = Instant::now();
         let server = Command::new(k3s())
             .arg("server")
+            .arg("--data-dir")
+            .arg(&data)
+            .args(flags)
             .stdin(Stdio::null())
             .stdout(out.try_clone()?)
             .stderr(out)

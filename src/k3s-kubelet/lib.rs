@@ -32,6 +32,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 
 pub use config::Args;
+pub use cri::facts::RuntimeFacts;
 
 use config::Config;
 use cri::Runtime;

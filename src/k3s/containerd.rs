@@ -1,21 +1,14 @@
-//! The node's own containerd: its configuration, its unit, and the images that are imported.
+//! The node's own containerd: its configuration and its programs.
 //!
 //! Invariant: everything it owns lies under the data folder and `/run/k3s`; a containerd that the
-//! machine already runs is never touched.
+//! machine already runs is not known here.
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::Stdio;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 use daemon::ConfigError;
-use futures::StreamExt;
-use inotify::{Inotify, WatchMask};
 use pki::{Durability, write_with};
-use tokio::process::Command;
-use tokio::sync::watch;
-use tokio_util::sync::CancellationToken;
-use tracing::{info, warn};
 
 use crate::images;
 use crate::settings::{Node, Paths, RUN_DIR};
@@ -23,15 +16,6 @@ use crate::settings::{Node, Paths, RUN_DIR};
 /// The CRI socket of the containerd that this role starts.
 pub(crate) fn socket() -> PathBuf {
     Path::new(RUN_DIR).join("containerd/containerd.sock")
-}
-
-/// The CRI endpoint that the kubelet is to use.
-pub(crate) fn endpoint(node: &Node) -> String {
-    match &node.args.container_runtime_endpoint {
-        Some(given) if given.contains("://") => given.clone(),
-        Some(path) => format!("unix://{path}"),
-        None => format!("unix://{}", socket().display()),
-    }
 }
 
 /// Finds a program in `PATH` and the usual administrator's folders.
@@ -56,7 +40,6 @@ pub(crate) fn prepare(node: &Node) -> Result<(PathBuf, PathBuf)> {
     let config = node.paths.agent("etc/containerd/config.toml");
     write_with(&config, render(node).as_bytes(), 0o600, Durability::Derived)?;
     fs::create_dir_all(Path::new(RUN_DIR).join("containerd")).context("creating /run/k3s")?;
-    fs::create_dir_all(node.paths.agent("images")).context("creating agent/images")?;
     fs::create_dir_all(node.paths.agent("containerd")).context("creating agent/containerd")?;
     Ok((program, config))
 }
@@ -100,8 +83,8 @@ disabled_plugins = ["io.containerd.snapshotter.v1.aufs", "io.containerd.snapshot
         state = Path::new(RUN_DIR).join("containerd"),
         socket = socket(),
         restrict = !may_lower_oom_score(),
-        cni_bin = node.paths.cni_bin(),
-        cni_conf = cni_conf_dir(&node.paths),
+        cni_bin = cni_bin(&node.paths),
+        cni_conf = cni_conf(&node.paths),
         snapshotter = node.args.snapshotter,
     )
 }
@@ -111,8 +94,13 @@ pub(crate) fn log(paths: &Paths) -> PathBuf {
     paths.agent("containerd/containerd.log")
 }
 
-/// Where flannel writes the CNI configuration and containerd reads it.
-pub(crate) fn cni_conf_dir(paths: &Paths) -> PathBuf {
+/// The folder in which it finds the CNI plugins.
+pub(crate) fn cni_bin(paths: &Paths) -> PathBuf {
+    paths.data.join("data/cni")
+}
+
+/// The folder in which it reads the CNI configuration, which flannel writes.
+pub(crate) fn cni_conf(paths: &Paths) -> PathBuf {
     paths.agent("etc/cni/net.d")
 }
 
@@ -125,100 +113,4 @@ fn may_lower_oom_score() -> bool {
     effective
         .and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok())
         .is_some_and(|mask| mask & 1 << CAP_SYS_RESOURCE != 0)
-}
-
-/// Imports the pause image, opens `imported`, then imports archives in `agent/images` as they are
-/// and as they appear, until stopped.
-pub(crate) async fn keep_images(
-    stop: CancellationToken,
-    node: Node,
-    mut containerd: watch::Receiver<daemon::supervise::State>,
-    imported: watch::Sender<bool>,
-) -> Result<()> {
-    let folder = node.paths.agent("images");
-    let inotify = Inotify::init().context("starting inotify")?;
-    let mask = WatchMask::CLOSE_WRITE | WatchMask::MOVED_TO;
-    inotify
-        .watches()
-        .add(&folder, mask)
-        .with_context(|| format!("watching {}", folder.display()))?;
-    tokio::select! {
-        _ = containerd.wait_for(|state| state.ready) => (),
-        () = stop.cancelled() => return Ok(()),
-    }
-    if node.args.pause_image.is_none()
-        && let Err(err) = import_pause(&node.paths).await
-    {
-        warn!(err = %format_args!("{err:#}"), "Could not import the pause image, pods will not start");
-    }
-    imported.send_replace(true);
-    let mut names: Vec<PathBuf> = fs::read_dir(&folder)
-        .with_context(|| format!("reading {}", folder.display()))?
-        .filter_map(|entry| Some(entry.ok()?.path()))
-        .collect();
-    names.sort();
-    for path in names {
-        import_logged(&path).await;
-    }
-    let mut events = inotify.into_event_stream([0; 4096]).context("watching agent/images")?;
-    loop {
-        let event = tokio::select! {
-            event = events.next() => event,
-            () = stop.cancelled() => return Ok(()),
-        };
-        match event {
-            Some(Ok(event)) => {
-                if let Some(name) = event.name {
-                    import_logged(&folder.join(name)).await;
-                }
-            }
-            Some(Err(err)) => return Err(err).context("watching agent/images"),
-            None => return Ok(()),
-        }
-    }
-}
-
-async fn import_pause(paths: &Paths) -> Result<()> {
-    let listed = ctr(&["images", "list", "-q"]).await?;
-    if listed.lines().any(|name| name == images::PAUSE_IMAGE) {
-        return Ok(());
-    }
-    let path = paths.agent("pause.tar");
-    write_with(&path, &images::pause()?, 0o600, Durability::Derived)?;
-    import(&path).await
-}
-
-async fn import_logged(path: &Path) {
-    if path.extension().is_none_or(|ext| ext != "tar") {
-        return;
-    }
-    match import(path).await {
-        Ok(()) => info!(image = %path.display(), "Imported images"),
-        Err(err) => {
-            warn!(image = %path.display(), err = %format_args!("{err:#}"), "Could not import images, ignoring");
-        }
-    }
-}
-
-async fn import(path: &Path) -> Result<()> {
-    let path = path.to_str().context("the path is not UTF-8")?;
-    ctr(&["images", "import", path]).await.map(drop)
-}
-
-/// Runs `ctr` in Kubernetes' containerd namespace and returns what it printed.
-async fn ctr(args: &[&str]) -> Result<String> {
-    let output = Command::new(find_program("ctr", "containerd")?)
-        .arg("--address")
-        .arg(socket())
-        .args(["--namespace", "k8s.io"])
-        .args(args)
-        .stdin(Stdio::null())
-        .kill_on_drop(true)
-        .output()
-        .await
-        .context("running ctr")?;
-    if !output.status.success() {
-        bail!("ctr {}: {}", args.join(" "), String::from_utf8_lossy(&output.stderr).trim());
-    }
-    Ok(String::from_utf8_lossy(&output.stdout).into_owned())
 }

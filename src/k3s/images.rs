@@ -13,9 +13,9 @@ const PAUSE: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/pause"));
 /// Name of the pause image that this executable carries.
 pub(crate) const PAUSE_IMAGE: &str = concat!("k3s.local/pause:", env!("CARGO_PKG_VERSION"));
 
-/// The pause image as a docker archive.
-pub(crate) fn pause() -> Result<Vec<u8>> {
-    archive(PAUSE_IMAGE, &["/pause"], &[("pause", PAUSE)])
+/// The pause image as a docker archive, under the name that the runtime asks for.
+pub(crate) fn pause(name: &str) -> Result<Vec<u8>> {
+    archive(name, &["/pause"], &[("pause", PAUSE)])
 }
 
 /// A docker archive with one layer: `name`, entry point, and files (path without slash, 0755).
@@ -66,8 +66,8 @@ mod tests {
 
     #[test]
     fn the_pause_image_is_a_few_kilobytes_and_reproducible() {
-        let image = pause().unwrap();
+        let image = pause(PAUSE_IMAGE).unwrap();
         assert!(image.len() < 32 * 1024, "{}", image.len());
-        assert_eq!(image, pause().unwrap());
+        assert_eq!(image, pause(PAUSE_IMAGE).unwrap());
     }
 }

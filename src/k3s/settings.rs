@@ -31,11 +31,6 @@ impl Paths {
     pub(crate) fn agent(&self, rest: &str) -> PathBuf {
         self.data.join("agent").join(rest)
     }
-
-    /// The folder in which containerd finds the CNI plugin.
-    pub(crate) fn cni_bin(&self) -> PathBuf {
-        self.data.join("data/cni")
-    }
 }
 
 /// What a node needs, on a server or an agent.

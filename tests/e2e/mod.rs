@@ -7,6 +7,7 @@ mod faults;
 mod lifecycle;
 mod mesh;
 mod refusals;
+mod runtime;
 mod workload;
 
 use std::path::Path;
@@ -64,6 +65,11 @@ pub(crate) fn run(filter: &str) -> ExitCode {
                 }
             }
         }
+    }
+    let (name, step) = runtime::STEP;
+    if name.contains(filter) {
+        let begun = Instant::now();
+        count(name, begun, step(), "");
     }
     println!("e2e: {passed} passed, {failed} failed");
     if failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }

@@ -5,10 +5,12 @@
 
 pub(crate) mod config;
 pub(crate) mod events;
+pub(crate) mod facts;
 pub(crate) mod image;
 pub(crate) mod runtime;
 pub(crate) mod stats;
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use anyhow::Context as _;
@@ -80,6 +82,14 @@ impl Runtime {
         let answer: StatusResponse =
             self.call("/runtime.v1.RuntimeService/Status", message, DEADLINE).await?;
         Ok(answer.status.unwrap_or_default())
+    }
+
+    /// What the runtime tells of itself beyond its status; the keys are its own.
+    pub(crate) async fn info(&self) -> Result<BTreeMap<String, String>> {
+        let message = StatusRequest { verbose: true };
+        let answer: StatusResponse =
+            self.call("/runtime.v1.RuntimeService/Status", message, DEADLINE).await?;
+        Ok(answer.info)
     }
 
     pub(crate) async fn run_sandbox(
