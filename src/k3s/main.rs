@@ -9,6 +9,7 @@ mod components;
 mod containerd;
 mod images;
 mod role;
+mod runtime;
 mod server;
 mod settings;
 mod status;

@@ -18,9 +18,10 @@ use tracing::info;
 
 use crate::backend::Backend;
 use crate::bus::{self, Bus};
+use crate::runtime::{self, Runtime};
 use crate::settings::Server;
-use crate::units::{Units, link_cni};
-use crate::{containerd, role, trust};
+use crate::units::Units;
+use crate::{role, trust};
 
 /// The role takes its bus name late: it may start the bus itself.
 pub(crate) static COMPONENT: Component = Component { name: "k3s-server", bus: "" };
@@ -32,6 +33,7 @@ pub(crate) async fn run(cx: Context, server: Server) -> Result<()> {
         return Err(ConfigError("must be run as root".to_owned()).into());
     }
     let _lock = lock(&server.node.paths.data)?;
+    let runtime = Runtime::of(&server.node).await?;
     let bus = bus::choose()?;
     let units = Units::new(&bus, server.node.args.debug());
     let mut all = Vec::new();
@@ -40,10 +42,7 @@ pub(crate) async fn run(cx: Context, server: Server) -> Result<()> {
     all.extend(units.server(&server)?);
     let (imported, images) = watch::channel(server.args.disable_agent);
     if !server.args.disable_agent {
-        all.extend(units.node(&server.node, &server.backend, images)?);
-        link_cni(&server.node)?;
-    }
-    if !server.args.disable_agent {
+        all.extend(units.node(&server.node, &runtime, &server.backend, images)?);
         all.extend(units.containerd(&server.node)?);
     }
     let mut backend = Backend::open(all).await?;
@@ -51,13 +50,16 @@ pub(crate) async fn run(cx: Context, server: Server) -> Result<()> {
     backend.start(&server.node.paths).await?;
     let mut tasks = JoinSet::new();
     tasks.spawn(own_name(cx.clone(), bus));
-    if let Some(state) = backend.state("k3s-containerd") {
-        let node = server.node.clone();
-        tasks.spawn(containerd::keep_images(cx.stop.clone(), node, state, imported));
-    } else {
-        imported.send_replace(true);
-    }
     if !server.args.disable_agent {
+        runtime.link_cni()?;
+        let containerd = backend.state("k3s-containerd");
+        let answers = async move {
+            if let Some(mut containerd) = containerd {
+                let _ = containerd.wait_for(|state| state.ready).await;
+            }
+        };
+        let paths = server.node.paths.clone();
+        tasks.spawn(runtime::keep_images(cx.stop.clone(), paths, runtime, answers, imported));
         let (stop, name) = (cx.stop.clone(), server.node.name.clone());
         let kubeconfig = server.node.paths.server("cred/supervisor.kubeconfig");
         tasks.spawn(async move { role::keep_label(stop, &kubeconfig, &name).await });

@@ -7,13 +7,14 @@ use std::ffi::OsString;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use daemon::supervise::Unit;
 use daemon::{Address, Socket};
 use tokio::sync::watch;
 
 use crate::bus::{self, Bus};
 use crate::containerd;
+use crate::runtime::Runtime;
 use crate::settings::{Node, RUN_DIR, Server};
 
 /// Stop stages, highest first: users of the API, the API, the store, what everything stands on.
@@ -201,10 +202,11 @@ impl Units {
     pub(crate) fn node(
         &self,
         node: &Node,
+        runtime: &Runtime,
         backend: &str,
         images: watch::Receiver<bool>,
     ) -> Result<Vec<Unit>> {
-        let mut units = vec![self.kubelet(node, images)?];
+        let mut units = vec![self.kubelet(node, runtime, images)?];
         let kubeconfig = |name: &str| node.paths.agent(name).into_os_string();
         if backend != "none" {
             let cni_socket = Path::new(RUN_DIR).join("cni.sock");
@@ -215,7 +217,7 @@ impl Units {
                 ("node-ip", node.ip.to_string().into()),
                 ("backend", backend.into()),
                 ("cluster-cidr", node.cluster_cidr.to_string().into()),
-                ("cni-conf-dir", containerd::cni_conf_dir(&node.paths).into_os_string()),
+                ("cni-conf-dir", runtime.cni_conf.clone().into_os_string()),
             ]);
             if let Some(iface) = &node.args.flannel_iface {
                 flannel.args.extend(flags([("iface", iface.into())]));
@@ -256,12 +258,17 @@ impl Units {
         Ok(units)
     }
 
-    fn kubelet(&self, node: &Node, images: watch::Receiver<bool>) -> Result<Unit> {
+    fn kubelet(
+        &self,
+        node: &Node,
+        runtime: &Runtime,
+        images: watch::Receiver<bool>,
+    ) -> Result<Unit> {
         let agent = |name: &str| node.paths.agent(name).into_os_string();
         let mut unit = self.component("k3s-kubelet", USERS);
         unit.args = flags([
             ("kubeconfig", agent("kubelet.kubeconfig")),
-            ("container-runtime-endpoint", containerd::endpoint(node).into()),
+            ("container-runtime-endpoint", runtime.endpoint().into()),
             ("hostname-override", node.name.clone().into()),
             ("node-ip", node.ip.to_string().into()),
             ("cluster-dns", node.cluster_dns.to_string().into()),
@@ -303,23 +310,6 @@ impl Units {
         let argv0 = argv0.to_owned();
         Unit { program, argv0, notifies: false, ..self.component(name, GROUND) }
     }
-}
-
-/// Makes the CNI plugins' folder: the plugins are this executable under other names.
-pub(crate) fn link_cni(node: &Node) -> Result<()> {
-    let folder = node.paths.cni_bin();
-    std::fs::create_dir_all(&folder).with_context(|| format!("creating {}", folder.display()))?;
-    let program = std::env::current_exe().context("finding this executable")?;
-    for name in ["k3s-cni", "loopback"] {
-        let link = folder.join(name);
-        if std::fs::read_link(&link).is_ok_and(|target| target == program) {
-            continue;
-        }
-        let _ = std::fs::remove_file(&link);
-        std::os::unix::fs::symlink(&program, &link)
-            .with_context(|| format!("linking {}", link.display()))?;
-    }
-    Ok(())
 }
 
 fn flags<const N: usize>(pairs: [(&str, OsString); N]) -> Vec<OsString> {

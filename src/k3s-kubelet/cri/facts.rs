@@ -51,9 +51,9 @@ impl RuntimeFacts {
         let config = info.get("config").and_then(|text| serde_json::from_str::<Config>(text).ok());
         let Config { cni, sandbox_image } = config.unwrap_or_default();
         let given = |path: &PathBuf| !path.as_os_str().is_empty();
-        let bins = cni.bin_dirs.into_iter().flatten().chain(cni.bin_dir);
+        let mut bins = cni.bin_dirs.into_iter().flatten().chain(cni.bin_dir).filter(given);
         Self {
-            cni_bin: bins.filter(given).last(),
+            cni_bin: bins.next(),
             cni_conf: cni.conf_dir.filter(given),
             sandbox_image: sandbox_image.filter(|name| !name.is_empty()),
         }
