@@ -31,6 +31,7 @@ fn allowed() -> BTreeMap<&'static str, &'static [&'static str]> {
         ("daemon", &[][..]),
         ("etcd", &[][..]),
         ("netlink", &[][..]),
+        ("tunnel", &[][..]),
     ])
 }
 

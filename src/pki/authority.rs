@@ -9,7 +9,7 @@ use std::path::Path;
 use anyhow::{Context, Result, bail};
 use rcgen::{
     BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa,
-    Issuer, KeyPair, KeyUsagePurpose, PKCS_ECDSA_P256_SHA256, SanType,
+    Issuer, KeyPair, KeyUsagePurpose, PKCS_ECDSA_P256_SHA256, PublicKeyData, SanType,
 };
 use time::OffsetDateTime;
 use tracing::info;
@@ -185,7 +185,7 @@ impl Authority {
     }
 
     /// Issues a certificate for a key; PEM of the leaf, then of the authority.
-    pub fn issue(&self, leaf: &Leaf, key: &KeyPair, now: i64) -> Result<String> {
+    pub fn issue(&self, leaf: &Leaf, key: &impl PublicKeyData, now: i64) -> Result<String> {
         let mut params = CertificateParams::default();
         params.distinguished_name = name(&leaf.common_name, &leaf.organization);
         params.key_usages =

@@ -12,4 +12,4 @@ pub mod token;
 
 pub use authority::{Authority, Leaf, Usage, ensure_signing_key};
 pub use files::{Durability, write_atomic, write_with};
-pub use request::Request;
+pub use request::{Request, key_request};

@@ -4,17 +4,19 @@
 //! can't be carried over whole is refused.
 
 use std::net::IpAddr;
+use std::path::Path;
 
 use anyhow::{Context, Result, bail};
 use rcgen::{
-    CertificateSigningRequestParams, DnType, DnValue, ExtendedKeyUsagePurpose, IsCa,
-    KeyUsagePurpose, SanType,
+    CertificateParams, CertificateSigningRequestParams, DistinguishedName, DnType, DnValue,
+    ExtendedKeyUsagePurpose, IsCa, KeyPair, KeyUsagePurpose, PKCS_ECDSA_P256_SHA256, SanType,
 };
 use time::OffsetDateTime;
 use x509_parser::certification_request::X509CertificationRequest;
 use x509_parser::prelude::FromDer;
 
-use crate::authority::Authority;
+use crate::authority::{Authority, Leaf};
+use crate::files::{Durability, read, write_with};
 
 /// Certificates start a little in the past, for peers whose clock is behind (upstream's allowance).
 const BACKDATE_SECS: i64 = 300;
@@ -94,7 +96,32 @@ impl Request {
     }
 }
 
+/// A request (DER) that asks for nothing but a certificate for its key, as agents send it: what the
+/// certificate says is the server's decision. The key lies at this path, or is made.
+pub fn key_request(key_path: &Path) -> Result<Vec<u8>> {
+    let key = match read(key_path)?.and_then(|pem| KeyPair::from_pem(&pem).ok()) {
+        Some(key) => key,
+        None => {
+            let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256)?;
+            write_with(key_path, key.serialize_pem().as_bytes(), 0o600, Durability::Derived)?;
+            key
+        }
+    };
+    let mut params = CertificateParams::default();
+    params.distinguished_name = DistinguishedName::new();
+    let request = params.serialize_request(&key).context("making a certificate request")?;
+    Ok(request.der().to_vec())
+}
+
 impl Authority {
+    /// Issues a certificate for the key of a request (DER), whatever else the request says.
+    /// Returns PEM: the leaf, then the authority.
+    pub fn issue_for(&self, leaf: &Leaf, request: &[u8], now: i64) -> Result<String> {
+        let request = CertificateSigningRequestParams::from_der(&request.into())
+            .context("reading the certificate request")?;
+        self.issue(leaf, &request.public_key, now)
+    }
+
     /// Signs a request for these usages, in Kubernetes' words, valid from `now` for so long and
     /// never longer than the authority itself. Returns the leaf alone, PEM.
     pub fn sign(
@@ -189,6 +216,25 @@ mod tests {
         let opened = Authority::open(&cert, &key).unwrap();
         let odd = opened.sign(Request::parse(&request(&[])).unwrap(), &["tea".into()], NOW, 600);
         assert!(odd.is_err());
+        std::fs::remove_dir_all(folder).unwrap();
+    }
+
+    #[test]
+    fn a_key_request_becomes_the_leaf_that_the_server_decides() {
+        let folder = std::env::temp_dir().join(format!("k3s-pki-{}-key", std::process::id()));
+        let (cert, key) = (folder.join("ca.crt"), folder.join("ca.key"));
+        let ca = Authority::ensure(&cert, &key, "k3s-client", NOW).unwrap();
+        let der = key_request(&folder.join("kubelet.key")).unwrap();
+        let leaf = Leaf::client("system:node:a", "system:nodes");
+        let pem = ca.issue_for(&leaf, &der, NOW).unwrap();
+        assert!(pem.ends_with(ca.cert_pem()));
+        let (_, block) = x509_parser::pem::parse_x509_pem(pem.as_bytes()).unwrap();
+        let (_, issued) = X509Certificate::from_der(&block.contents).unwrap();
+        assert_eq!(issued.subject().to_string(), "O=system:nodes, CN=system:node:a");
+        let key_pem = std::fs::read_to_string(folder.join("kubelet.key")).unwrap();
+        let key = KeyPair::from_pem(&key_pem).unwrap();
+        assert_eq!(issued.public_key().subject_public_key.data.as_ref(), key.public_key_raw());
+        assert!(ca.issue_for(&leaf, b"garbage", NOW).is_err());
         std::fs::remove_dir_all(folder).unwrap();
     }
 
