@@ -14,6 +14,7 @@ use crate::cluster::Cluster;
 use crate::kinds::Kinds;
 use crate::metrics::Metrics;
 use crate::storage::Storage;
+use crate::supervisor::agents::Agents;
 
 /// The API server's shared state.
 pub struct ApiServer {
@@ -27,6 +28,8 @@ pub struct ApiServer {
     pub stop: CancellationToken,
     /// The bootstrap objects have been written.
     pub started: AtomicBool,
+    /// Agents and the tunnels that they hold.
+    pub agents: Agents,
     /// Upgraded connections (exec, port-forward), which outlive their request.
     pub tunnels: Mutex<JoinSet<()>>,
 }

@@ -129,6 +129,9 @@ pub struct Args {
     /// k3s' node passwords and tokens: `password,user,uid,"group,group"` a line
     #[arg(long)]
     pub basic_auth_file: Option<PathBuf>,
+    /// k3s' folder of the server (`tls`, `cred`, `etc`): agents may join with what is in it
+    #[arg(long)]
+    pub supervisor_dir: Option<PathBuf>,
 }
 
 fn port_range(text: &str) -> Result<RangeInclusive<u16>, String> {

@@ -93,9 +93,7 @@ async fn plain(call: &Call<'_>) -> Result<Response<Body>, Status> {
     }
     match path {
         "/version" if get => Ok(health::version()),
-        "/ping" if get => Ok(text(StatusCode::OK, "pong")),
         "/metrics" if get => Ok(text(StatusCode::OK, call.server.metrics.render())),
-        "/cacerts" if get => health::cacerts(call),
         "/.well-known/openid-configuration" | "/openid/v1/jwks" if get => {
             Ok(health::issuer(call, path))
         }

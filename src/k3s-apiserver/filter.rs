@@ -23,6 +23,7 @@ use crate::negotiate::Accept;
 use crate::request::{Query, RequestInfo};
 use crate::server::Peer;
 use crate::status::Status;
+use crate::supervisor;
 use crate::user::UserInfo;
 use crate::verbs::render::encode;
 
@@ -104,6 +105,9 @@ async fn serve(
     parts: Parts,
     body: Incoming,
 ) -> Result<Response<Body>, Status> {
+    if supervisor::owns(&info.path) {
+        return supervisor::serve(server, peer, &info, &parts, body).await;
+    }
     let user = auth::authenticate(server, peer, &parts, &info).await?;
     let user = auth::impersonate(server, user, &parts, &info).await?;
     auth::authorize(server, &user, &info, &query).await?;

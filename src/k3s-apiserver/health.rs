@@ -1,4 +1,4 @@
-//! `/version`, `/healthz`, `/livez`, `/readyz`, `/cacerts` and the issuer documents.
+//! `/version`, `/healthz`, `/livez`, `/readyz` and the issuer documents.
 
 use std::net::SocketAddr;
 
@@ -8,7 +8,6 @@ use serde_json::json;
 
 use crate::body::{Body, json, text};
 use crate::filter::Call;
-use crate::status::Status;
 
 /// What the server says it is: the API level in upstream's form.
 pub fn version() -> Response<Body> {
@@ -27,13 +26,6 @@ pub fn version() -> Response<Body> {
             "platform": concat!("linux/", "amd64"),
         }),
     )
-}
-
-/// The CA that clients of this server trust, as agents fetch it.
-pub fn cacerts(call: &Call<'_>) -> Result<Response<Body>, Status> {
-    let path = call.server.args.client_ca_file.as_ref().ok_or_else(Status::no_resource)?;
-    let pem = std::fs::read_to_string(path).map_err(|_| Status::no_resource())?;
-    Ok(text(StatusCode::OK, pem))
 }
 
 /// How others check our service account tokens.

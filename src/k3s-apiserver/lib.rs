@@ -28,6 +28,7 @@ pub mod start;
 pub mod startup;
 pub mod status;
 pub mod storage;
+pub mod supervisor;
 pub mod tls;
 pub mod user;
 pub mod verbs;

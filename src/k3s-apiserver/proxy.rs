@@ -26,6 +26,7 @@ use tokio::io::{AsyncRead, AsyncWrite, copy_bidirectional};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 use tracing::debug;
+use tunnel::Session;
 
 use crate::api_server::ApiServer;
 use crate::args::Args;
@@ -36,6 +37,8 @@ use crate::status::Status;
 use crate::tls::certificates;
 
 const CONNECT_MAX: Duration = Duration::from_secs(10);
+/// How long a node that can't be reached directly is given to open its tunnel.
+const TUNNEL_MAX: Duration = Duration::from_secs(2);
 const KUBELET_PORT: u16 = 10250;
 
 /// Headers that end at each hop.
@@ -90,6 +93,8 @@ pub async fn serve(call: &Call<'_>, kind: &Kind, body: Incoming) -> Result<Respo
 struct Target {
     address: SocketAddr,
     scheme: Scheme,
+    /// The node whose tunnel leads there, if it holds one.
+    node: Option<String>,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -129,7 +134,11 @@ fn kubelet(server: &ApiServer, node: &str) -> Result<Target, Status> {
             let ip: Option<IpAddr> = address["address"].as_str().and_then(|text| text.parse().ok());
             if let Some(ip) = ip {
                 let address = SocketAddr::new(ip, port.unwrap_or(KUBELET_PORT));
-                return Ok(Target { address, scheme: Scheme::Kubelet });
+                return Ok(Target {
+                    address,
+                    scheme: Scheme::Kubelet,
+                    node: Some(node.to_owned()),
+                });
             }
         }
     }
@@ -207,6 +216,10 @@ async fn proxied(call: &Call<'_>, kind: &Kind) -> Result<Target, Status> {
         "nodes" => {
             let mut target = kubelet(server, name)?;
             if let Ok(port) = port.parse() {
+                if port != target.address.port() {
+                    // Agents open their kubelet's port only.
+                    target.node = None;
+                }
                 target.address.set_port(port);
             }
             Ok(target)
@@ -219,7 +232,7 @@ async fn proxied(call: &Call<'_>, kind: &Kind) -> Result<Target, Status> {
             let first = &pod["spec"]["containers"][0]["ports"][0]["containerPort"];
             let port = port.parse().ok().or(first.as_u64().and_then(|port| port.try_into().ok()));
             let address = SocketAddr::new(ip, port.unwrap_or(80));
-            Ok(Target { address, scheme: Scheme::Plain })
+            Ok(Target { address, scheme: Scheme::Plain, node: None })
         }
         "services" => {
             let service =
@@ -227,7 +240,7 @@ async fn proxied(call: &Call<'_>, kind: &Kind) -> Result<Target, Status> {
             let address = endpoint(server, namespace, name, &service, port).ok_or_else(|| {
                 Status::unavailable(format!("no endpoints available for service \"{name}\""))
             })?;
-            Ok(Target { address, scheme: Scheme::Plain })
+            Ok(Target { address, scheme: Scheme::Plain, node: None })
         }
         _ => Err(Status::no_resource()),
     }
@@ -284,7 +297,7 @@ async fn forward(
 ) -> Result<Response<Body>, Status> {
     let address = target.address;
     let failed = |why: String| Status::internal(format!("error dialing backend: {why}"));
-    let io = match timeout(CONNECT_MAX, connect(&call.server.args, &target)).await {
+    let io = match timeout(CONNECT_MAX, connect(call.server, &target)).await {
         Ok(Ok(io)) => io,
         Ok(Err(err)) => return Err(failed(format!("dial {address}: {err:#}"))),
         Err(_) => return Err(failed(format!("dial {address}: timed out"))),
@@ -368,21 +381,48 @@ fn join(call: &Call<'_>, response: &mut Response<Incoming>) -> Result<(), Status
 }
 
 /// A task that lives longer than its request, in the server's set.
-fn run(server: &Arc<ApiServer>, task: impl Future<Output = ()> + Send + 'static) {
+pub fn run(server: &Arc<ApiServer>, task: impl Future<Output = ()> + Send + 'static) {
     let mut tunnels = server.tunnels.lock().unwrap_or_else(PoisonError::into_inner);
     while tunnels.try_join_next().is_some() {}
     tunnels.spawn(task);
 }
 
-async fn connect(args: &Args, target: &Target) -> anyhow::Result<Pin<Box<dyn Io>>> {
-    let stream = TcpStream::connect(target.address).await?;
-    stream.set_nodelay(true)?;
+async fn connect(server: &ApiServer, target: &Target) -> anyhow::Result<Pin<Box<dyn Io>>> {
+    let stream = reach(server, target).await?;
     if target.scheme == Scheme::Plain {
-        return Ok(Box::pin(stream));
+        return Ok(stream);
     }
-    let config = Arc::new(client_config(args)?);
+    let config = Arc::new(client_config(&server.args)?);
     let name = ServerName::IpAddress(target.address.ip().into());
     let stream = tokio_rustls::TlsConnector::from(config).connect(name, stream).await?;
+    Ok(Box::pin(stream))
+}
+
+/// Through the node's tunnel when it holds one, else directly. An agent behind NAT can't be reached
+/// directly, and after a restart of this server its tunnel takes a moment: whichever comes first.
+async fn reach(server: &ApiServer, target: &Target) -> anyhow::Result<Pin<Box<dyn Io>>> {
+    let Some(node) = &target.node else { return direct(target.address).await };
+    let open = |session: Session| -> anyhow::Result<Pin<Box<dyn Io>>> {
+        Ok(Box::pin(session.open(&format!("tcp/127.0.0.1:{}", target.address.port()))?))
+    };
+    if let Some(session) = server.agents.session(node) {
+        return open(session);
+    }
+    tokio::select! {
+        direct = direct(target.address) => match direct {
+            Ok(stream) => Ok(stream),
+            Err(err) => match timeout(TUNNEL_MAX, server.agents.connected(node)).await {
+                Ok(session) => open(session),
+                Err(_) => Err(err),
+            },
+        },
+        session = server.agents.connected(node) => open(session),
+    }
+}
+
+async fn direct(address: SocketAddr) -> anyhow::Result<Pin<Box<dyn Io>>> {
+    let stream = TcpStream::connect(address).await?;
+    stream.set_nodelay(true)?;
     Ok(Box::pin(stream))
 }
 

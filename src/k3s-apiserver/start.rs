@@ -19,6 +19,7 @@ use crate::cluster::{Cluster, ClusterOptions};
 use crate::kinds::Kinds;
 use crate::metrics::Metrics;
 use crate::storage::{Storage, Writers, feed};
+use crate::supervisor::agents::Agents;
 use crate::tls::{Files, Tls};
 use crate::{server, startup};
 
@@ -113,6 +114,7 @@ fn make(args: Args, stop: CancellationToken) -> anyhow::Result<ApiServer> {
         auth,
         stop,
         started: AtomicBool::new(false),
+        agents: Agents::default(),
         tunnels: Mutex::new(JoinSet::new()),
         args,
     })

@@ -4,6 +4,7 @@
 //! service account, bootstrap), then a password, then nobody. Invariant: credentials that are there
 //! and wrong are refused, never passed over in favour of the anonymous user.
 
+use arc_swap::ArcSwap;
 use http::HeaderMap;
 use http::header::{AUTHORIZATION, SEC_WEBSOCKET_PROTOCOL};
 use jiff::Timestamp;
@@ -52,7 +53,8 @@ pub struct FrontProxy {
 pub struct Authenticator {
     pub tokens: Tokens,
     pub token_file: UserFile,
-    pub basic_file: UserFile,
+    /// Replaced when the server token is rotated.
+    pub basic_file: ArcSwap<UserFile>,
     pub bootstrap_tokens: bool,
     pub anonymous: bool,
     pub proxy: FrontProxy,
@@ -91,7 +93,7 @@ impl Authenticator {
             return self.by_token(objects, value, credentials.audiences, now);
         }
         if scheme.eq_ignore_ascii_case("basic") {
-            if let Some(user) = self.basic_file.by_basic(value) {
+            if let Some(user) = self.basic_file.load().by_basic(value) {
                 return known(user);
             }
             tried = true;
@@ -206,7 +208,7 @@ mod tests {
         Authenticator {
             tokens: tokens(),
             token_file: file("static,carol,c,ops"),
-            basic_file: file("pw,node,node,k3s:agent"),
+            basic_file: ArcSwap::from_pointee(file("pw,node,node,k3s:agent")),
             bootstrap_tokens: true,
             anonymous: false,
             proxy: FrontProxy {

@@ -19,6 +19,7 @@ pub mod users;
 use std::sync::Arc;
 
 use anyhow::Context;
+use arc_swap::ArcSwap;
 use http::request::Parts;
 use pki::jwt::{PublicKey, SigningKey};
 use serde_json::Value;
@@ -62,7 +63,7 @@ impl Auth {
             authenticator: Authenticator {
                 tokens: tokens(args)?,
                 token_file: users(&args.token_auth_file)?,
-                basic_file: users(&args.basic_auth_file)?,
+                basic_file: ArcSwap::from_pointee(users(&args.basic_auth_file)?),
                 bootstrap_tokens: args.enable_bootstrap_token_auth,
                 anonymous: args.anonymous_auth,
                 proxy,

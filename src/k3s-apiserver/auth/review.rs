@@ -408,13 +408,15 @@ mod tests {
     use super::super::authenticator::FrontProxy;
     use super::super::service_account::tests::{objects, tokens};
     use super::super::users::UserFile;
+    use arc_swap::ArcSwap;
+
     use super::*;
 
     fn with(check: impl FnOnce(&Reviewer<'_>)) {
         let authenticator = Authenticator {
             tokens: tokens(),
             token_file: UserFile::default(),
-            basic_file: UserFile::default(),
+            basic_file: ArcSwap::default(),
             bootstrap_tokens: false,
             anonymous: false,
             proxy: FrontProxy::default(),

@@ -148,6 +148,7 @@ const OWN: &[(&str, &str, &[&str])] = &[
             "core nodes/status get,patch",
             "core pods,namespaces get,list,watch",
             "networking.k8s.io networkpolicies list,watch",
+            "discovery.k8s.io endpointslices get,list,watch",
         ],
     ),
     (
