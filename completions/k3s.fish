@@ -368,6 +368,7 @@ complete -c k3s -n "__fish_k3s_using_subcommand apiserver" -l runtime-config -d 
 complete -c k3s -n "__fish_k3s_using_subcommand apiserver" -l event-ttl -d 'Lifetime of Events, in Go\'s notation' -r
 complete -c k3s -n "__fish_k3s_using_subcommand apiserver" -l token-auth-file -d 'Static tokens: `token,user,uid,"group,group"` a line' -r -F
 complete -c k3s -n "__fish_k3s_using_subcommand apiserver" -l basic-auth-file -d 'k3s\' node passwords and tokens: `password,user,uid,"group,group"` a line' -r -F
+complete -c k3s -n "__fish_k3s_using_subcommand apiserver" -l supervisor-dir -d 'k3s\' folder of the server (`tls`, `cred`, `etc`): agents may join with what is in it' -r -F
 complete -c k3s -n "__fish_k3s_using_subcommand apiserver" -s h -l help -d 'Print help'
 complete -c k3s -n "__fish_k3s_using_subcommand apiserver" -s V -l version -d 'Print version'
 complete -c k3s -n "__fish_k3s_using_subcommand controller-manager" -l kubeconfig -d 'Kubeconfig with the identity to use' -r -F
