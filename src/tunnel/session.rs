@@ -62,6 +62,7 @@ pub struct Runner {
 }
 
 /// A session that has no WebSocket yet: streams may be opened at once.
+#[allow(clippy::disallowed_methods, reason = "permits bound the queue, see QUEUED_MAX")]
 pub fn session() -> (Session, Runner) {
     let (sender, queue) = mpsc::unbounded_channel();
     let session = Session(Arc::new(Inner {

@@ -22,6 +22,8 @@ const HELD_PAUSE: usize = 512 << 10;
 const HELD_MAX: usize = 32 << 20;
 /// The largest piece that is sent at once.
 const PIECE_MAX: usize = 32 << 10;
+/// What a piece takes of the queue, however small it is.
+const PIECE_COST: usize = 1 << 10;
 
 /// What the session and a stream's holder share.
 #[derive(Debug, Default)]
@@ -189,7 +191,7 @@ impl AsyncWrite for Stream {
             }
         }
         let count = bytes.len().min(PIECE_MAX);
-        let Ok(wanted) = u32::try_from(count) else { return Poll::Ready(Err(broken())) };
+        let Ok(wanted) = u32::try_from(count.max(PIECE_COST)) else { return Poll::Ready(Err(broken())) };
         let Some(permit) = ready!(self.budget.poll_acquire_many(cx, wanted)) else {
             return Poll::Ready(Err(broken()));
         };
