@@ -191,7 +191,9 @@ impl AsyncWrite for Stream {
             }
         }
         let count = bytes.len().min(PIECE_MAX);
-        let Ok(wanted) = u32::try_from(count.max(PIECE_COST)) else { return Poll::Ready(Err(broken())) };
+        let Ok(wanted) = u32::try_from(count.max(PIECE_COST)) else {
+            return Poll::Ready(Err(broken()));
+        };
         let Some(permit) = ready!(self.budget.poll_acquire_many(cx, wanted)) else {
             return Poll::Ready(Err(broken()));
         };
