@@ -12,7 +12,7 @@ use client::{Key, Labels};
 
 use crate::{
     resources::Resources,
-    types::{Node, Pod},
+    types::{Budget, Node, Pod},
 };
 
 /// A pod on a node, with what it asks for.
@@ -85,6 +85,9 @@ pub(crate) struct Cache {
     pub(crate) image_nodes: HashMap<String, usize>,
     /// Namespaces by name, for namespace selectors.
     pub(crate) namespaces: HashMap<String, Labels>,
+    /// Waiting pods for which others make way, with the node that they are promised.
+    pub(crate) nominated: BTreeMap<Key, (String, Arc<PodInfo>)>,
+    pub(crate) budgets: BTreeMap<Key, Arc<Budget>>,
 }
 
 impl Cache {
@@ -126,9 +129,13 @@ impl Cache {
 
     /// Counts a pod on a node, and no longer where it was before.
     pub(crate) fn place(&mut self, pod: &Arc<Pod>, node: &str) {
-        let key = pod.metadata.key();
+        self.put(Arc::new(PodInfo::new(Arc::clone(pod))), node);
+    }
+
+    /// As [`Cache::place`], of a pod whose requests are worked out already.
+    pub(crate) fn put(&mut self, info: Arc<PodInfo>, node: &str) {
+        let key = info.pod.metadata.key();
         self.remove_pod(&key);
-        let info = Arc::new(PodInfo::new(Arc::clone(pod)));
         self.anti_affinity += usize::from(info.has_required_anti_affinity());
         self.nodes.entry(node.to_owned()).or_default().add(key.clone(), info);
         self.placed.insert(key, node.to_owned());
@@ -143,6 +150,12 @@ impl Cache {
         if info.pods.is_empty() && info.node.is_none() {
             self.nodes.remove(&node);
         }
+    }
+
+    /// Promises a node to a waiting pod.
+    pub(crate) fn nominate(&mut self, pod: &Arc<Pod>, node: &str) {
+        let info = Arc::new(PodInfo::new(Arc::clone(pod)));
+        self.nominated.insert(pod.metadata.key(), (node.to_owned(), info));
     }
 
     pub(crate) fn node_of(&self, key: &Key) -> Option<&str> {

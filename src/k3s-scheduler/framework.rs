@@ -1,7 +1,10 @@
 //! One scheduling decision: which nodes are feasible, which of them is best, and in upstream's
 //! words why not. Pure: no clock, no requests.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use crate::{
     cache::{Cache, NodeInfo, PodInfo},
@@ -36,11 +39,27 @@ impl Rejection {
 #[derive(Debug)]
 pub(crate) enum Decision {
     Node(String),
-    Unschedulable { message: String, plugins: BTreeSet<&'static str> },
+    Unschedulable(Unschedulable),
 }
 
-/// Decides where a pod goes. `start` rotates which nodes are looked at first.
-pub(crate) fn decide(cache: &Cache, info: &PodInfo, start: usize) -> Decision {
+/// Why no node is feasible.
+#[derive(Debug, Default)]
+pub(crate) struct Unschedulable {
+    /// Upstream's message, up to preemption.
+    pub(crate) message: String,
+    /// The plugins that refused nodes.
+    pub(crate) plugins: BTreeSet<&'static str>,
+    /// How many nodes there are.
+    pub(crate) nodes: usize,
+    /// Those where removing pods could help.
+    pub(crate) helpable: Vec<String>,
+}
+
+/// Decides where a pod goes. `start` rotates which nodes are looked at first. The cache is as before
+/// afterwards.
+pub(crate) fn decide(cache: &mut Cache, info: &PodInfo, start: usize) -> Decision {
+    let taken = promised(cache, info);
+    let cache = &*cache;
     let nodes: Vec<(&str, &NodeInfo)> = cache
         .nodes
         .iter()
@@ -49,17 +68,26 @@ pub(crate) fn decide(cache: &Cache, info: &PodInfo, start: usize) -> Decision {
         .collect();
     if nodes.is_empty() {
         let message = "no nodes available to schedule pods".to_owned();
-        return Decision::Unschedulable { message, plugins: BTreeSet::new() };
+        return Decision::Unschedulable(Unschedulable { message, ..Unschedulable::default() });
     }
     let prepared = Prepared::new(cache, info);
+    let verdict = |name: &str, node: &NodeInfo| {
+        taken.get(name).cloned().or_else(|| reject(cache, &prepared, info, node))
+    };
+    let promise = info.pod.status.nominated_node_name.as_str();
+    if let Some(node) = cache.nodes.get(promise).filter(|it| it.node.is_some())
+        && verdict(promise, node).is_none()
+    {
+        return Decision::Node(promise.to_owned());
+    }
     let enough = sample_size(nodes.len());
     let mut feasible = Vec::new();
     let mut rejections = Vec::new();
     for at in 0..nodes.len() {
         let Some((name, node)) = nodes.get((start + at) % nodes.len()).copied() else { break };
-        match reject(cache, &prepared, info, node) {
+        match verdict(name, node) {
             None => feasible.push((name, node)),
-            Some(rejection) => rejections.push(rejection),
+            Some(rejection) => rejections.push((name, rejection)),
         }
         if feasible.len() >= enough {
             break;
@@ -67,11 +95,53 @@ pub(crate) fn decide(cache: &Cache, info: &PodInfo, start: usize) -> Decision {
     }
     match best(cache, &prepared, info, &feasible, start) {
         Some(name) => Decision::Node(name.to_owned()),
-        None => Decision::Unschedulable {
+        None => Decision::Unschedulable(Unschedulable {
             message: explain(nodes.len(), &rejections),
-            plugins: rejections.iter().map(|it| it.plugin).collect(),
-        },
+            plugins: rejections.iter().map(|(_, it)| it.plugin).collect(),
+            nodes: nodes.len(),
+            helpable: rejections
+                .iter()
+                .filter(|(_, it)| it.resolvable)
+                .map(|(name, _)| (*name).to_owned())
+                .collect(),
+        }),
     }
+}
+
+/// Why the pod does not fit on a node, also with the pods on it that were promised the node.
+pub(crate) fn fits(cache: &mut Cache, info: &PodInfo, node: &str) -> Option<Rejection> {
+    if let Some(rejection) = promised(cache, info).remove(node) {
+        return Some(rejection);
+    }
+    let prepared = Prepared::new(cache, info);
+    reject(cache, &prepared, info, cache.nodes.get(node)?)
+}
+
+/// The nodes that do not fit because they are promised to pods that are at least as important.
+fn promised(cache: &mut Cache, info: &PodInfo) -> BTreeMap<String, Rejection> {
+    let own = &info.pod.metadata;
+    let others: Vec<(String, Arc<PodInfo>)> = cache
+        .nominated
+        .values()
+        .filter(|(_, it)| it.pod.priority() >= info.pod.priority())
+        .filter(|(node, it)| it.pod.metadata.uid != own.uid && cache.nodes.contains_key(node))
+        .filter(|(_, it)| cache.node_of(&it.pod.metadata.key()).is_none())
+        .cloned()
+        .collect();
+    if others.is_empty() {
+        return BTreeMap::new();
+    }
+    others.iter().for_each(|(node, it)| cache.put(Arc::clone(it), node));
+    let prepared = Prepared::new(cache, info);
+    let rejected = others
+        .iter()
+        .filter_map(|(name, _)| {
+            let node = cache.nodes.get(name).filter(|it| it.node.is_some())?;
+            Some((name.clone(), reject(cache, &prepared, info, node)?))
+        })
+        .collect();
+    others.iter().for_each(|(_, it)| cache.remove_pod(&it.pod.metadata.key()));
+    rejected
 }
 
 fn sample_size(nodes: usize) -> usize {
@@ -123,25 +193,17 @@ fn best<'a>(
     best.get(seed % best.len().max(1)).copied()
 }
 
-/// Upstream's message: how many nodes fail for which reason, and what preemption can do.
-fn explain(nodes: usize, rejections: &[Rejection]) -> String {
+/// Upstream's message: how many nodes fail for which reason.
+fn explain(nodes: usize, rejections: &[(&str, Rejection)]) -> String {
     let mut counts = BTreeMap::<&str, usize>::new();
-    for reason in rejections.iter().flat_map(|it| &it.reasons) {
+    for reason in rejections.iter().flat_map(|(_, it)| &it.reasons) {
         *counts.entry(reason).or_default() += 1;
     }
-    let helpless = rejections.iter().filter(|it| !it.resolvable).count();
-    let mut preemption = BTreeMap::new();
-    preemption.insert("Preemption is not helpful for scheduling", helpless);
-    preemption.insert("No preemption victims found for incoming pod", rejections.len() - helpless);
-    preemption.retain(|_, count| *count > 0);
-    format!(
-        "0/{nodes} nodes are available: {}. preemption: 0/{nodes} nodes are available: {}.",
-        histogram(&counts),
-        histogram(&preemption),
-    )
+    format!("0/{nodes} nodes are available: {}.", histogram(&counts))
 }
 
-fn histogram(counts: &BTreeMap<&str, usize>) -> String {
+/// Reasons with their numbers, as upstream sorts them.
+pub(crate) fn histogram(counts: &BTreeMap<&str, usize>) -> String {
     let mut parts: Vec<String> =
         counts.iter().map(|(reason, count)| format!("{count} {reason}")).collect();
     parts.sort();
@@ -165,11 +227,12 @@ pub(crate) fn normalise(mut scores: Vec<i64>, reverse: bool) -> Vec<i64> {
 }
 
 #[cfg(test)]
-mod tests {
-    use std::sync::Arc;
-
+pub(crate) mod tests {
     use super::*;
-    use crate::types::{Node, Pod};
+    use crate::{
+        preemption::{Outcome, preempt},
+        types::{Node, Pod},
+    };
 
     pub(crate) fn node(name: &str, extra: &str) -> Arc<Node> {
         let text = format!(
@@ -188,16 +251,21 @@ mod tests {
 
     fn place(cache: &mut Cache, name: &str, spec: &str) -> Result<String, String> {
         let pod = pod(name, spec);
-        match decide(cache, &PodInfo::new(Arc::clone(&pod)), 0) {
+        let info = PodInfo::new(Arc::clone(&pod));
+        match decide(cache, &info, 0) {
             Decision::Node(node) => {
                 cache.place(&pod, &node);
                 Ok(node)
             }
-            Decision::Unschedulable { message, .. } => Err(message),
+            Decision::Unschedulable(failure) if failure.nodes == 0 => Err(failure.message),
+            Decision::Unschedulable(failure) => match preempt(cache, &info, &failure, 0) {
+                Outcome::NotHelpful(why) => Err(format!("{} preemption: {why}", failure.message)),
+                other => panic!("{other:?}"),
+            },
         }
     }
 
-    fn cluster(nodes: &[Arc<Node>]) -> Cache {
+    pub(crate) fn cluster(nodes: &[Arc<Node>]) -> Cache {
         let mut cache = Cache::default();
         nodes.iter().for_each(|node| cache.set_node(node));
         cache

@@ -7,6 +7,7 @@
 mod cache;
 mod framework;
 mod plugins;
+mod preemption;
 mod queue;
 mod resources;
 mod scheduler;
@@ -20,7 +21,7 @@ use tokio::task::JoinSet;
 
 use crate::{
     scheduler::Scheduler,
-    types::{Node, Pod},
+    types::{Budget, Node, Pod},
 };
 
 /// This component's names.
@@ -29,6 +30,8 @@ pub const COMPONENT: daemon::Component =
 
 pub(crate) static PODS: Resource = Resource::namespaced("", "v1", "pods", "Pod");
 pub(crate) static NODES: Resource = Resource::cluster("", "v1", "nodes", "Node");
+pub(crate) static BUDGETS: Resource =
+    Resource::namespaced("policy", "v1", "poddisruptionbudgets", "PodDisruptionBudget");
 pub(crate) static NAMESPACES: Resource = Resource::cluster("", "v1", "namespaces", "Namespace");
 
 /// Flags, named as upstream's kube-scheduler.
@@ -79,13 +82,17 @@ pub async fn run(cx: daemon::Context, args: Args) -> Result<()> {
     let pods: Reflector<Pod> = Reflector::selecting(client.clone(), PODS.clone(), living);
     let nodes: Reflector<Node> = Reflector::new(client.clone(), NODES.clone());
     let namespaces = Reflector::metadata(client.clone(), NAMESPACES.clone(), Selection::default());
+    let budgets: Reflector<Budget> = Reflector::new(client.clone(), BUDGETS.clone());
     let scheduler = Scheduler::new(&client, recorder);
-    scheduler.subscribe(&pods, &nodes, &namespaces);
+    scheduler.subscribe(&pods, &nodes, &namespaces, &budgets);
     tasks.spawn(pods.clone().run(cx.stop.clone()));
     tasks.spawn(nodes.clone().run(cx.stop.clone()));
     tasks.spawn(namespaces.clone().run(cx.stop.clone()));
+    tasks.spawn(budgets.clone().run(cx.stop.clone()));
     tokio::select! {
-        () = async { tokio::join!(nodes.synced(), pods.synced(), namespaces.synced()); } => {}
+        () = async { tokio::join!(
+            nodes.synced(), pods.synced(), namespaces.synced(), budgets.synced()
+        ); } => {}
         () = cx.stop.cancelled() => return Ok(()),
     }
     tasks.spawn(scheduler.run(cx.stop.clone()));

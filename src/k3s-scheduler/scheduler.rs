@@ -6,12 +6,12 @@ use std::{
 };
 
 use client::{
-    Event, EventType, HasMeta, ObjectReference, Patch, Recorder, Reflector, Rest, is_conflict,
-    is_not_found, now, rfc3339,
+    Event, EventType, HasMeta, ObjectReference, Patch, Preconditions, Propagation, Recorder,
+    Reflector, Rest, is_conflict, is_not_found, now, rfc3339,
 };
 use futures::{FutureExt, StreamExt, future::BoxFuture, stream::FuturesUnordered};
 use serde::de::IgnoredAny;
-use serde_json::json;
+use serde_json::{Value, json};
 use tokio::{sync::Notify, time::Instant};
 use tokio_util::sync::CancellationToken;
 
@@ -19,8 +19,9 @@ use crate::{
     PODS,
     cache::{Cache, PodInfo},
     framework::{Decision, decide},
+    preemption::{Outcome, Preemption, preempt},
     queue::{Change, Queue},
-    types::{Node, Pod},
+    types::{BY_SCHEDULER, Budget, DISRUPTION_TARGET, Node, Pod},
 };
 
 const SCHEDULER_NAME: &str = "default-scheduler";
@@ -51,7 +52,16 @@ struct State {
 /// What is to be done about one pod, outside the lock.
 enum Task {
     Bind { pod: Arc<Pod>, node: String },
-    Report { pod: Arc<Pod>, message: String },
+    Report { pod: Arc<Pod>, message: String, promise: Promise<'static> },
+    Preempt { pod: Arc<Pod>, message: String, preemption: Preemption },
+}
+
+/// What becomes of `status.nominatedNodeName`.
+#[derive(Clone, Copy, Debug)]
+enum Promise<'a> {
+    Keep,
+    Clear,
+    Set(&'a str),
 }
 
 impl Scheduler {
@@ -71,7 +81,18 @@ impl Scheduler {
         pods: &Reflector<Pod>,
         nodes: &Reflector<Node>,
         namespaces: &Reflector<client::PartialObject>,
+        budgets: &Reflector<Budget>,
     ) {
+        let this = self.clone();
+        budgets.on_event(move |event| {
+            let budget = event.object();
+            let mut state = this.state();
+            if matches!(event, Event::Deleted(_)) {
+                state.cache.budgets.remove(&budget.metadata.key());
+            } else {
+                state.cache.budgets.insert(budget.metadata.key(), Arc::clone(budget));
+            }
+        });
         let this = self.clone();
         pods.on_event(move |event| this.pod_changed(event));
         let this = self.clone();
@@ -121,14 +142,22 @@ impl Scheduler {
         let pod = state.queue.pop(now)?;
         state.turn = state.turn.wrapping_add(1);
         let info = PodInfo::new(Arc::clone(&pod));
-        match decide(&state.cache, &info, state.turn) {
+        let turn = state.turn;
+        match decide(&mut state.cache, &info, turn) {
             Decision::Node(node) => {
                 state.cache.place(&pod, &node);
                 Some(Task::Bind { pod, node })
             }
-            Decision::Unschedulable { message, plugins } => {
-                state.queue.unschedulable(&pod.metadata.key(), plugins, now);
-                Some(Task::Report { pod, message })
+            Decision::Unschedulable(failure) => {
+                let outcome = preempt(&mut state.cache, &info, &failure, turn);
+                if let Outcome::Preempt(preemption) = &outcome {
+                    preemption.demoted.iter().for_each(|key| {
+                        state.cache.nominated.remove(key);
+                    });
+                    state.cache.nominate(&pod, &preemption.node);
+                }
+                state.queue.unschedulable(&pod.metadata.key(), failure.plugins, now);
+                Some(unschedulable(pod, failure.message, failure.nodes, outcome))
             }
         }
     }
@@ -136,7 +165,13 @@ impl Scheduler {
     async fn perform(&self, task: Task) {
         match task {
             Task::Bind { pod, node } => self.bind(&pod, &node).await,
-            Task::Report { pod, message } => self.report(&pod, &message).await,
+            Task::Report { pod, message, promise } => {
+                self.report(&pod, &message, promise).await;
+            }
+            Task::Preempt { pod, message, preemption } => {
+                self.displace(&pod, &preemption).await;
+                self.report(&pod, &message, Promise::Set(&preemption.node)).await;
+            }
         }
     }
 
@@ -161,7 +196,8 @@ impl Scheduler {
                 if !is_conflict(&err) && !is_not_found(&err) {
                     let err = client::describe(&err);
                     tracing::warn!(pod = %key, node, err, "Pod was not bound, retrying");
-                    self.fail(pod, "SchedulerError", &format!("binding rejected: {err}")).await;
+                    let message = format!("binding rejected: {err}");
+                    self.fail(pod, "SchedulerError", &message, Promise::Keep).await;
                 }
             }
         }
@@ -181,19 +217,75 @@ impl Scheduler {
         self.shared.wake.notify_one();
     }
 
-    async fn report(&self, pod: &Pod, message: &str) {
+    /// Makes victims go and takes promises back. What fails is tried again with the pod itself.
+    async fn displace(&self, pod: &Pod, preemption: &Preemption) {
+        let rest = &self.shared.rest;
+        let victims = preemption.victims.iter().filter(|it| !it.metadata.is_deleting());
+        for victim in victims {
+            let key = victim.metadata.key();
+            let condition = json!({
+                "type": DISRUPTION_TARGET, "status": "True", "reason": BY_SCHEDULER,
+                "message": format!("{SCHEDULER_NAME}: preempting to accommodate a higher priority pod"),
+                "lastTransitionTime": rfc3339(now()),
+            });
+            let body = json!({
+                "metadata": {"uid": victim.metadata.uid},
+                "status": {"conditions": [condition]},
+            });
+            let marked: Result<IgnoredAny, _> =
+                rest.patch(&PODS, &key, "status", Patch::Strategic, &body).await;
+            let when = Preconditions { uid: &victim.metadata.uid, ..Preconditions::default() };
+            let gone = match marked {
+                Ok(_) => rest.delete(&PODS, &key, Propagation::Default, when).await,
+                Err(err) => Err(err),
+            };
+            match gone {
+                Ok(()) => {
+                    let node = &preemption.node;
+                    let message = format!("Preempted by pod {} on node {node}", pod.metadata.uid);
+                    let about = ObjectReference::new(&PODS, &victim.metadata);
+                    self.shared.recorder.event(&about, EventType::Normal, "Preempted", message);
+                }
+                Err(err) if is_not_found(&err) || is_conflict(&err) => {}
+                Err(err) => {
+                    let err = client::describe(&err);
+                    tracing::warn!(pod = %key, err, "Pod was not preempted, retrying");
+                }
+            }
+        }
+        for key in &preemption.demoted {
+            let body = json!({"status": {"nominatedNodeName": null}});
+            let answer: Result<IgnoredAny, _> =
+                rest.patch(&PODS, key, "status", Patch::Merge, &body).await;
+            if let Err(err) = answer
+                && !is_not_found(&err)
+            {
+                let err = client::describe(&err);
+                tracing::warn!(pod = %key, err, "Nominated node was not cleared, ignoring");
+            }
+        }
+    }
+
+    async fn report(&self, pod: &Pod, message: &str, promise: Promise<'_>) {
         tracing::debug!(pod = %pod.metadata.key(), message, "Pod was not schedulable");
-        self.fail(pod, UNSCHEDULABLE, message).await;
+        self.fail(pod, UNSCHEDULABLE, message, promise).await;
     }
 
     /// The event, and the condition `PodScheduled=False` when it says something new.
-    async fn fail(&self, pod: &Pod, reason: &str, message: &str) {
+    async fn fail(&self, pod: &Pod, reason: &str, message: &str, promise: Promise<'_>) {
         let about = ObjectReference::new(&PODS, &pod.metadata);
         self.shared.recorder.event(&about, EventType::Warning, "FailedScheduling", message);
         let known = pod.status.conditions.iter().find(|it| it.kind == "PodScheduled");
-        if known
-            .is_some_and(|it| it.status == "False" && it.reason == reason && it.message == message)
-        {
+        let nominated = pod.status.nominated_node_name.as_str();
+        let promise = match promise {
+            Promise::Set(node) if node != nominated => Some(json!(node)),
+            Promise::Clear if !nominated.is_empty() => Some(Value::Null),
+            _ => None,
+        };
+        let said = known.is_some_and(|it| {
+            it.status == "False" && it.reason == reason && it.message == message
+        });
+        if said && promise.is_none() {
             return;
         }
         let mut condition = json!({
@@ -202,10 +294,13 @@ impl Scheduler {
         if known.is_none_or(|it| it.status != "False") {
             condition["lastTransitionTime"] = json!(rfc3339(now()));
         }
-        let body = json!({
+        let mut body = json!({
             "metadata": {"uid": pod.metadata.uid},
             "status": {"conditions": [condition]},
         });
+        if let Some(promise) = promise {
+            body["status"]["nominatedNodeName"] = promise;
+        }
         let key = pod.metadata.key();
         let patch = Patch::Strategic;
         let answer: Result<IgnoredAny, _> =
@@ -225,6 +320,12 @@ impl Scheduler {
         let key = pod.metadata.key();
         let mut state = self.state();
         let gone = matches!(event, Event::Deleted(_)) || pod.is_finished();
+        let promise = &pod.status.nominated_node_name;
+        if gone || pod.is_assigned() || promise.is_empty() {
+            state.cache.nominated.remove(&key);
+        } else {
+            state.cache.nominate(pod, promise);
+        }
         if gone {
             state.queue.remove(&key);
             let was = state.cache.node_of(&key).is_some();
@@ -287,6 +388,23 @@ impl Scheduler {
 
     fn state(&self) -> MutexGuard<'_, State> {
         self.shared.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// What to do about a pod that no node is feasible for.
+fn unschedulable(pod: Arc<Pod>, why: String, nodes: usize, outcome: Outcome) -> Task {
+    let with = |preemption: &str| match nodes {
+        0 => why.clone(),
+        _ => format!("{why} preemption: {preemption}"),
+    };
+    match outcome {
+        Outcome::NotEligible(text) => {
+            Task::Report { pod, message: with(text), promise: Promise::Keep }
+        }
+        Outcome::NotHelpful(text) => {
+            Task::Report { pod, message: with(&text), promise: Promise::Clear }
+        }
+        Outcome::Preempt(preemption) => Task::Preempt { pod, message: why, preemption },
     }
 }
 

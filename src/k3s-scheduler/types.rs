@@ -3,11 +3,15 @@
 use std::collections::BTreeMap;
 
 use apimachinery::quantity::Quantity;
-use client::{HasMeta, Labels, Meta, null_default};
+use client::{HasMeta, Labels, Meta, Time, null_default};
 use serde::Deserialize;
 use serde_json::Value;
 
 use crate::resources::Resources;
+
+/// The condition of a pod that is made to go, and the scheduler's reason for it.
+pub(crate) const DISRUPTION_TARGET: &str = "DisruptionTarget";
+pub(crate) const BY_SCHEDULER: &str = "PreemptionByScheduler";
 
 /// Resource amounts as written.
 pub(crate) type Amounts = BTreeMap<String, Value>;
@@ -26,6 +30,7 @@ pub(crate) struct PodSpec {
     pub(crate) node_name: String,
     pub(crate) scheduler_name: String,
     pub(crate) priority: Option<i32>,
+    pub(crate) preemption_policy: Option<String>,
     #[serde(deserialize_with = "null_default")]
     pub(crate) node_selector: Labels,
     pub(crate) affinity: Option<Box<Affinity>>,
@@ -75,6 +80,7 @@ pub(crate) struct ContainerPort {
 pub(crate) struct PodStatus {
     pub(crate) phase: String,
     pub(crate) nominated_node_name: String,
+    pub(crate) start_time: Option<Time>,
     #[serde(deserialize_with = "null_default")]
     pub(crate) conditions: Vec<Condition>,
 }
@@ -198,6 +204,10 @@ pub(crate) struct LabelSelector {
 }
 
 impl LabelSelector {
+    pub(crate) fn is_empty(&self) -> bool {
+        self.match_labels.is_empty() && self.match_expressions.is_empty()
+    }
+
     pub(crate) fn matches(&self, labels: &Labels) -> bool {
         self.match_labels.iter().all(|(key, value)| labels.get(key) == Some(value))
             && self
@@ -284,6 +294,43 @@ pub(crate) struct Image {
     #[serde(deserialize_with = "null_default")]
     pub(crate) names: Vec<String>,
     pub(crate) size_bytes: i64,
+}
+
+/// `policy/v1 PodDisruptionBudget`.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+pub(crate) struct Budget {
+    pub(crate) metadata: Meta,
+    pub(crate) spec: BudgetSpec,
+    pub(crate) status: BudgetStatus,
+}
+
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+pub(crate) struct BudgetSpec {
+    pub(crate) selector: Option<LabelSelector>,
+}
+
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub(crate) struct BudgetStatus {
+    pub(crate) disruptions_allowed: i32,
+    #[serde(deserialize_with = "null_default")]
+    pub(crate) disrupted_pods: BTreeMap<String, Value>,
+}
+
+impl Budget {
+    /// Whether it protects pods with these labels; no selector and an empty one protect nothing
+    /// here, as upstream.
+    pub(crate) fn selects(&self, labels: &Labels) -> bool {
+        self.spec.selector.as_ref().is_some_and(|it| !it.is_empty() && it.matches(labels))
+    }
+}
+
+impl HasMeta for Budget {
+    fn meta(&self) -> &Meta {
+        &self.metadata
+    }
 }
 
 impl HasMeta for Pod {
