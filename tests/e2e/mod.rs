@@ -3,6 +3,7 @@
 //! Invariant: steps run in order on one cluster, each leaves it healthy, and the first failure of
 //! a step is shown with the server's last lines.
 
+mod controllers;
 mod faults;
 mod lifecycle;
 mod mesh;
@@ -50,6 +51,7 @@ pub(crate) fn run(filter: &str) -> ExitCode {
             let steps = workload::STEPS
                 .iter()
                 .chain(lifecycle::STEPS)
+                .chain(controllers::STEPS)
                 .chain(mesh::STEPS)
                 .chain(faults::STEPS);
             for (index, (name, step)) in steps.enumerate() {

@@ -1,0 +1,151 @@
+//! What controllers and the scheduler promise beyond running pods: policies of Jobs, claims of
+//! StatefulSets, preemption.
+
+use std::time::Duration;
+
+use anyhow::{Result, ensure};
+
+use super::Step;
+use crate::cluster::{Cluster, IMAGE, PATIENCE, apply, kubectl, kubectl_fails};
+
+pub(super) const STEPS: &[Step] = &[
+    ("a Job fails an index by its own limit and completes the others", job_per_index),
+    ("a Job's policies end it early", job_policies),
+    ("claims go with their StatefulSet where that is asked for", claim_retention),
+    ("a pod of high priority displaces one of low priority", preemption),
+];
+
+/// An Indexed Job whose pods fail for index 1.
+fn indexed(name: &str, spec: &str) -> String {
+    format!(
+        r#"
+apiVersion: batch/v1
+kind: Job
+metadata: {{ name: {name} }}
+spec:
+  completionMode: Indexed
+  {spec}
+  template:
+    spec:
+      restartPolicy: Never
+      containers:
+      - {{ name: c, image: {IMAGE}, command: [sh, -c, 'exit $JOB_COMPLETION_INDEX'] }}
+"#
+    )
+}
+
+fn get(what: &str, path: &str) -> Result<String> {
+    kubectl(&["get", what, "-o", &format!("jsonpath={{{path}}}")])
+}
+
+fn condition_reason(cluster: &mut Cluster, job: &str, kind: &str) -> Result<String> {
+    let what = format!("job/{job}");
+    let path = format!(".status.conditions[?(@.type=='{kind}')].reason");
+    let mut reason = String::new();
+    cluster.wait(&format!("{what} {kind}"), PATIENCE, || {
+        reason = get(&what, &path)?;
+        Ok(!reason.is_empty())
+    })?;
+    Ok(reason)
+}
+
+fn job_per_index(cluster: &mut Cluster) -> Result<()> {
+    apply(&indexed("per-index", "completions: 3\n  parallelism: 3\n  backoffLimitPerIndex: 0"))?;
+    // Index 2 fails too, with exit code 2.
+    ensure!(condition_reason(cluster, "per-index", "Failed")? == "FailedIndexes");
+    let status = get("job/per-index", ".status.completedIndexes}/{.status.failedIndexes}/{.status.failed")?;
+    ensure!(status == "0/1,2/2", "{status}");
+    kubectl(&["delete", "job", "per-index"]).map(drop)
+}
+
+fn job_policies(cluster: &mut Cluster) -> Result<()> {
+    let rule = "podFailurePolicy: { rules: [{ action: FailJob, onExitCodes: { operator: In, values: [1] } }] }";
+    apply(&indexed("fail-early", &format!("completions: 2\n  parallelism: 2\n  {rule}")))?;
+    ensure!(condition_reason(cluster, "fail-early", "Failed")? == "PodFailurePolicy");
+    let rule = "successPolicy: { rules: [{ succeededIndexes: '0' }] }";
+    let spec = format!("completions: 5\n  parallelism: 1\n  {rule}");
+    apply(&indexed("succeed-early", &spec))?;
+    ensure!(condition_reason(cluster, "succeed-early", "Complete")? == "SuccessPolicy");
+    ensure!(get("job/succeed-early", ".status.succeeded")? == "1");
+    kubectl(&["delete", "job", "fail-early", "succeed-early"]).map(drop)
+}
+
+fn claim_retention(cluster: &mut Cluster) -> Result<()> {
+    apply(&format!(
+        r#"
+apiVersion: apps/v1
+kind: StatefulSet
+metadata: {{ name: keeper }}
+spec:
+  replicas: 2
+  podManagementPolicy: Parallel
+  serviceName: keeper
+  persistentVolumeClaimRetentionPolicy: {{ whenDeleted: Delete, whenScaled: Delete }}
+  selector: {{ matchLabels: {{ app: keeper }} }}
+  template:
+    metadata: {{ labels: {{ app: keeper }} }}
+    spec:
+      terminationGracePeriodSeconds: 0
+      containers: [{{ name: c, image: {IMAGE}, command: [sleep, '100000'] }}]
+  volumeClaimTemplates:
+  - metadata: {{ name: data }}
+    spec:
+      accessModes: [ReadWriteOnce]
+      storageClassName: nobody
+      resources: {{ requests: {{ storage: 1Mi }} }}
+"#
+    ))?;
+    cluster.wait("two claims", PATIENCE, || {
+        let names = kubectl(&["get", "pvc", "-o", "name"])?;
+        Ok(names.contains("data-keeper-0") && names.contains("data-keeper-1"))
+    })?;
+    kubectl(&["scale", "statefulset", "keeper", "--replicas=1"])?;
+    cluster.wait("the claim of the scaled-down pod to go", PATIENCE, || {
+        Ok(kubectl_fails(&["get", "pvc", "data-keeper-1"]).is_ok())
+    })?;
+    ensure!(kubectl(&["get", "pvc", "data-keeper-0"]).is_ok(), "the other claim stays");
+    kubectl(&["delete", "statefulset", "keeper"])?;
+    cluster.wait("the claim of the deleted set to go", PATIENCE, || {
+        Ok(kubectl_fails(&["get", "pvc", "data-keeper-0"]).is_ok())
+    })
+}
+
+fn preemption(cluster: &mut Cluster) -> Result<()> {
+    let node = get("nodes", ".items[0].metadata.name")?;
+    let patch = r#"{"status":{"capacity":{"example.com/foo":"2"},"allocatable":{"example.com/foo":"2"}}}"#;
+    kubectl(&["patch", "node", &node, "--subresource=status", "--type=strategic", "-p", patch])?;
+    let pod = |name: &str, class: &str| {
+        format!(
+            r#"
+apiVersion: scheduling.k8s.io/v1
+kind: PriorityClass
+metadata: {{ name: {class} }}
+value: {}
+---
+apiVersion: v1
+kind: Pod
+metadata: {{ name: {name} }}
+spec:
+  priorityClassName: {class}
+  terminationGracePeriodSeconds: 0
+  containers:
+  - name: c
+    image: {IMAGE}
+    command: [sleep, '100000']
+    resources: {{ limits: {{ example.com/foo: '2' }}, requests: {{ example.com/foo: '2' }} }}
+"#,
+            if class == "e2e-low" { 1 } else { 1000 }
+        )
+    };
+    apply(&pod("victim", "e2e-low"))?;
+    kubectl(&["wait", "pod/victim", "--for=condition=Ready", "--timeout=60s"])?;
+    apply(&pod("winner", "e2e-high"))?;
+    cluster.wait("the winner to run", Duration::from_secs(60), || {
+        Ok(get("pod/winner", ".status.phase")? == "Running")
+    })?;
+    kubectl_fails(&["get", "pod", "victim"])?;
+    let events = kubectl(&["get", "events", "--field-selector=reason=Preempted"])?;
+    ensure!(events.contains("pod/victim"), "no event says so: {events}");
+    kubectl(&["delete", "pod", "winner"])?;
+    kubectl(&["delete", "priorityclass", "e2e-low", "e2e-high"]).map(drop)
+}
