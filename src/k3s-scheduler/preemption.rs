@@ -55,7 +55,9 @@ pub(crate) fn preempt(
         return Outcome::NotEligible("not eligible due to preemptionPolicy=Never.");
     }
     if waits_for_victims(cache, &info.pod, failure) {
-        return Outcome::NotEligible("not eligible due to a terminating pod on the nominated node.");
+        return Outcome::NotEligible(
+            "not eligible due to a terminating pod on the nominated node.",
+        );
     }
     let helpable = &failure.helpable;
     let wanted = (failure.nodes * CANDIDATES_PERCENT / 100).max(CANDIDATES_MIN);
@@ -92,7 +94,9 @@ fn waits_for_victims(cache: &Cache, pod: &Pod, failure: &Unschedulable) -> bool 
         return false;
     };
     node.pods.values().any(|it| {
-        it.pod.priority() < pod.priority() && it.pod.metadata.is_deleting() && was_preempted(&it.pod)
+        it.pod.priority() < pod.priority()
+            && it.pod.metadata.is_deleting()
+            && was_preempted(&it.pod)
     })
 }
 
@@ -106,10 +110,8 @@ fn was_preempted(pod: &Pod) -> bool {
 fn unhelpful(failure: &Unschedulable) -> String {
     let helpable = failure.helpable.len();
     let mut counts = BTreeMap::new();
-    counts.insert(
-        "Preemption is not helpful for scheduling",
-        failure.nodes.saturating_sub(helpable),
-    );
+    counts
+        .insert("Preemption is not helpful for scheduling", failure.nodes.saturating_sub(helpable));
     counts.insert("No preemption victims found for incoming pod", helpable);
     counts.retain(|_, count| *count > 0);
     format!("0/{} nodes are available: {}.", failure.nodes, histogram(&counts))
@@ -149,8 +151,11 @@ fn try_out(cache: &mut Cache, info: &PodInfo, node: &str) -> Option<Candidate> {
     }
     lower.into_iter().for_each(|it| cache.put(it, node));
     victims.sort_by_key(|it| importance(&it.pod));
-    (possible && !victims.is_empty())
-        .then(|| Candidate { node: node.to_owned(), victims, violations })
+    (possible && !victims.is_empty()).then(|| Candidate {
+        node: node.to_owned(),
+        victims,
+        violations,
+    })
 }
 
 /// Smaller is more important: higher priority, then running for longer.

@@ -282,9 +282,8 @@ impl Scheduler {
             Promise::Clear if !nominated.is_empty() => Some(Value::Null),
             _ => None,
         };
-        let said = known.is_some_and(|it| {
-            it.status == "False" && it.reason == reason && it.message == message
-        });
+        let said = known
+            .is_some_and(|it| it.status == "False" && it.reason == reason && it.message == message);
         if said && promise.is_none() {
             return;
         }

@@ -53,7 +53,8 @@ fn job_per_index(cluster: &mut Cluster) -> Result<()> {
     apply(&indexed("per-index", "completions: 3\n  parallelism: 3\n  backoffLimitPerIndex: 0"))?;
     // Index 2 fails too, with exit code 2.
     ensure!(condition_reason(cluster, "per-index", "Failed")? == "FailedIndexes");
-    let status = get("job/per-index", ".status.completedIndexes}/{.status.failedIndexes}/{.status.failed")?;
+    let status =
+        get("job/per-index", ".status.completedIndexes}/{.status.failedIndexes}/{.status.failed")?;
     ensure!(status == "0/1,2/2", "{status}");
     kubectl(&["delete", "job", "per-index"]).map(drop)
 }
@@ -112,7 +113,8 @@ spec:
 
 fn preemption(cluster: &mut Cluster) -> Result<()> {
     let node = get("nodes", ".items[0].metadata.name")?;
-    let patch = r#"{"status":{"capacity":{"example.com/foo":"2"},"allocatable":{"example.com/foo":"2"}}}"#;
+    let patch =
+        r#"{"status":{"capacity":{"example.com/foo":"2"},"allocatable":{"example.com/foo":"2"}}}"#;
     kubectl(&["patch", "node", &node, "--subresource=status", "--type=strategic", "-p", patch])?;
     let pod = |name: &str, class: &str| {
         format!(
