@@ -1,4 +1,4 @@
-//! D-Bus: the interface that every component serves, and the connection it is served on.
+//! D-Bus: the connection that a component's interfaces are served on, and its name.
 //!
 //! Invariant: the bus is optional at run time; a component without one works, it only can't be
 //! seen by `k3s status` and can't learn facts from its neighbours.
@@ -10,8 +10,8 @@ use futures::StreamExt;
 use tokio::sync::watch;
 use tracing::{debug, warn};
 
-use crate::component::Component;
 use crate::context::{Context, Report};
+use crate::interface::{Component1, Identity, LOG_CONTROL_PATH, LogControl1};
 
 /// Where every component serves its interfaces.
 pub const PATH: &str = "/io/k3s";
@@ -21,80 +21,6 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Between two attempts of a role to reach a bus that comes up beside it.
 const RECONNECT_PAUSE: Duration = Duration::from_millis(200);
-
-/// `io.k3s.Component1`: the same on every component.
-struct Component1 {
-    name: &'static str,
-    report: Report,
-    since_unix_secs: u64,
-    arguments: Vec<String>,
-}
-
-#[zbus::interface(name = "io.k3s.Component1")]
-impl Component1 {
-    #[zbus(property(emits_changed_signal = "const"))]
-    fn name(&self) -> &str {
-        self.name
-    }
-
-    #[zbus(property(emits_changed_signal = "const"))]
-    fn version(&self) -> &str {
-        env!("CARGO_PKG_VERSION")
-    }
-
-    #[zbus(property)]
-    fn ready(&self) -> bool {
-        self.report.ready
-    }
-
-    #[zbus(property)]
-    fn health(&self) -> &str {
-        &self.report.health
-    }
-
-    #[zbus(property)]
-    fn status(&self) -> &str {
-        &self.report.status
-    }
-
-    /// Start of this process, seconds since the epoch.
-    #[zbus(property(emits_changed_signal = "const"))]
-    fn since(&self) -> u64 {
-        self.since_unix_secs
-    }
-
-    #[zbus(property(emits_changed_signal = "const"))]
-    fn pid(&self) -> u32 {
-        std::process::id()
-    }
-
-    /// The effective command line: what an auditor wants to read.
-    #[zbus(property(emits_changed_signal = "const"))]
-    fn arguments(&self) -> Vec<String> {
-        self.arguments.clone()
-    }
-}
-
-/// Client side of [`Component1`].
-#[zbus::proxy(interface = "io.k3s.Component1", default_path = "/io/k3s")]
-pub trait Component1 {
-    #[zbus(property)]
-    fn name(&self) -> zbus::Result<String>;
-    #[zbus(property)]
-    fn version(&self) -> zbus::Result<String>;
-    #[zbus(property)]
-    fn ready(&self) -> zbus::Result<bool>;
-    #[zbus(property)]
-    fn health(&self) -> zbus::Result<String>;
-    #[zbus(property)]
-    fn status(&self) -> zbus::Result<String>;
-    #[zbus(property)]
-    fn since(&self) -> zbus::Result<u64>;
-    #[zbus(property)]
-    fn pid(&self) -> zbus::Result<u32>;
-    #[zbus(property)]
-    fn arguments(&self) -> zbus::Result<Vec<String>>;
-}
 
 /// A connection to the bus the components live on: `DBUS_SYSTEM_BUS_ADDRESS`, else the system bus.
 pub async fn connect() -> Result<zbus::Connection> {
@@ -106,31 +32,26 @@ pub async fn connect() -> Result<zbus::Connection> {
     Ok(connection)
 }
 
-/// Serves [`Component1`] and owns the component's name; nothing for a component without one.
-pub(crate) async fn serve(component: &'static Component) -> Result<Option<zbus::Connection>> {
-    if component.bus.is_empty() {
+/// Serves the common interfaces and owns `name`; nothing for a process without one.
+pub(crate) async fn serve(identity: Identity, name: &str) -> Result<Option<zbus::Connection>> {
+    if name.is_empty() {
         return Ok(None);
     }
     let connection = connect().await?;
-    own(&connection, component.name, component.bus).await?;
+    own(&connection, identity, name).await?;
     Ok(Some(connection))
 }
 
-/// For a role, which starts the bus itself: owns `name` on the bus at `address` (the system bus
+/// For a role, which may start the bus itself: owns `name` on the bus at `address` (the system bus
 /// when `None`) and publishes what `cx` reports, again after each loss of the bus, until stopped.
-pub async fn attend(
-    cx: &Context,
-    component: &'static Component,
-    name: &'static str,
-    address: Option<&str>,
-) {
+pub async fn attend(cx: &Context, name: &'static str, address: Option<&str>) {
     while !cx.stop.is_cancelled() {
         let attended = async {
             let connection = match address {
                 Some(address) => zbus::connection::Builder::address(address).build().await?,
                 None => connect().await?,
             };
-            own(&connection, component.name, name).await?;
+            own(&connection, cx.identity().clone(), name).await?;
             let mut reports = cx.reports();
             let mut told = Report::starting();
             loop {
@@ -159,15 +80,12 @@ async fn lost(connection: &zbus::Connection) {
     while messages.next().await.is_some_and(|message| message.is_ok()) {}
 }
 
-async fn own(connection: &zbus::Connection, component: &'static str, name: &str) -> Result<()> {
-    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
-    let interface = Component1 {
-        name: component,
-        report: Report::starting(),
-        since_unix_secs: since.map_or(0, |since| since.as_secs()),
-        arguments: std::env::args().collect(),
-    };
-    connection.object_server().at(PATH, interface).await.context("serving io.k3s.Component1")?;
+async fn own(connection: &zbus::Connection, identity: Identity, name: &str) -> Result<()> {
+    let server = connection.object_server();
+    let log_control = LogControl1 { name: identity.name };
+    let component = Component1 { identity, report: Report::starting() };
+    server.at(PATH, component).await.context("serving io.k3s.Component1")?;
+    server.at(LOG_CONTROL_PATH, log_control).await.context("serving LogControl1")?;
     // A restarted component takes the name from its dying predecessor.
     let flags = zbus::fdo::RequestNameFlags::ALLOW_REPLACEMENT
         | zbus::fdo::RequestNameFlags::REPLACE_EXISTING;

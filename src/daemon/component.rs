@@ -3,6 +3,7 @@
 //! Invariant: a panic anywhere aborts the process; the supervisor restarts it and the sockets,
 //! which are the supervisor's, stay open meanwhile.
 
+use std::collections::BTreeMap;
 use std::future::Future;
 use std::process::ExitCode;
 use std::time::Duration;
@@ -15,7 +16,8 @@ use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
 use crate::context::{Context, Report};
-use crate::{bus, listen, log};
+use crate::interface::Identity;
+use crate::{bus, listen, log, watchdog};
 
 /// A component's names: the process and unit, and the bus.
 #[derive(Debug)]
@@ -43,14 +45,20 @@ pub struct ConfigError(pub String);
 const DRAIN_MAX: Duration = Duration::from_secs(8);
 
 /// Runs one component to its end. Returns the exit code: 0, 1, or 78 for configuration errors.
-pub fn main<F, R>(component: &'static Component, flavour: Flavour, run: F) -> ExitCode
+/// `configuration` is what is in effect, by flag: D-Bus shows it.
+pub fn main<F, R>(
+    component: &'static Component,
+    flavour: Flavour,
+    configuration: BTreeMap<String, String>,
+    run: F,
+) -> ExitCode
 where
     F: FnOnce(Context) -> R,
     R: Future<Output = Result<()>>,
 {
     log::init(component.name);
     abort_on_panic();
-    match live(component, flavour, run) {
+    match live(component, flavour, configuration, run) {
         Ok(()) => ExitCode::SUCCESS,
         Err(err) => {
             error!(err = %format_args!("{err:#}"), "Stopped with an error");
@@ -59,7 +67,12 @@ where
     }
 }
 
-fn live<F, R>(component: &'static Component, flavour: Flavour, run: F) -> Result<()>
+fn live<F, R>(
+    component: &'static Component,
+    flavour: Flavour,
+    configuration: BTreeMap<String, String>,
+    run: F,
+) -> Result<()>
 where
     F: FnOnce(Context) -> R,
     R: Future<Output = Result<()>>,
@@ -67,7 +80,9 @@ where
     let listeners = listen::passed()?;
     runtime(flavour)?.block_on(async {
         let stop = CancellationToken::new();
-        let bus = match bus::serve(component).await {
+        let identity = Identity::new(component.name, configuration);
+        let reload = identity.reload.clone();
+        let bus = match bus::serve(identity.clone(), component.bus).await {
             Ok(bus) => bus,
             Err(err) => {
                 warn!(err = %format_args!("{err:#}"), "No D-Bus, going on without");
@@ -75,21 +90,32 @@ where
             }
         };
         let (report, reports) = watch::channel(Report::starting());
-        let cx = Context::new(stop.clone(), listeners, report, bus.clone());
+        let cx = Context::new(identity, stop.clone(), listeners, report, bus.clone());
         let mut signals = Signals::new()?;
         let mut publishing = std::pin::pin!(bus::publish(bus, reports));
         let mut running = std::pin::pin!(run(cx));
+        let mut feeding = std::pin::pin!(watchdog::feed());
         let mut publish = true;
         info!(version = env!("CARGO_PKG_VERSION"), "Started");
         loop {
             tokio::select! {
                 done = &mut running => return done,
                 () = &mut publishing, if publish => publish = false,
-                () = signals.next() => break,
+                () = &mut feeding => (),
+                end = signals.next() => match end {
+                    Signalled::End => break,
+                    Signalled::Reload if reload.receiver_count() == 0 => {
+                        info!("Nothing to read again, ignoring SIGHUP");
+                    }
+                    Signalled::Reload => reload.send_modify(|count| *count += 1),
+                }
             }
         }
         stop.cancel();
-        drain(running, publishing, publish).await
+        tokio::select! {
+            done = drain(running, publishing, publish) => done,
+            () = &mut feeding => Ok(()),
+        }
     })
 }
 
@@ -130,14 +156,28 @@ fn abort_on_panic() {
 struct Signals {
     term: tokio::signal::unix::Signal,
     int: tokio::signal::unix::Signal,
+    hup: tokio::signal::unix::Signal,
+}
+
+enum Signalled {
+    End,
+    Reload,
 }
 
 impl Signals {
     fn new() -> Result<Self> {
-        Ok(Self { term: signal(SignalKind::terminate())?, int: signal(SignalKind::interrupt())? })
+        Ok(Self {
+            term: signal(SignalKind::terminate())?,
+            int: signal(SignalKind::interrupt())?,
+            hup: signal(SignalKind::hangup())?,
+        })
     }
 
-    async fn next(&mut self) {
-        tokio::select! { _ = self.term.recv() => (), _ = self.int.recv() => () }
+    async fn next(&mut self) -> Signalled {
+        tokio::select! {
+            _ = self.term.recv() => Signalled::End,
+            _ = self.int.recv() => Signalled::End,
+            _ = self.hup.recv() => Signalled::Reload,
+        }
     }
 }

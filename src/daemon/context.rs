@@ -3,11 +3,13 @@
 //! Invariant: reporting never blocks and never fails; a watcher task passes it on to the
 //! supervisor (`NOTIFY_SOCKET`) and to D-Bus.
 
+use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
+use crate::interface::Identity;
 use crate::listen::Listener;
 
 /// What a component says about itself.
@@ -27,21 +29,25 @@ pub struct Context {
     listeners: Arc<Mutex<Vec<(String, Listener)>>>,
     report: watch::Sender<Report>,
     bus: Option<zbus::Connection>,
+    identity: Arc<Identity>,
 }
 
 impl Context {
     pub(crate) fn new(
+        identity: Identity,
         stop: CancellationToken,
         listeners: Vec<(String, Listener)>,
         report: watch::Sender<Report>,
         bus: Option<zbus::Connection>,
     ) -> Self {
-        Self { stop, listeners: Arc::new(Mutex::new(listeners)), report, bus }
+        let listeners = Arc::new(Mutex::new(listeners));
+        Self { stop, listeners, report, bus, identity: Arc::new(identity) }
     }
 
     /// A context without supervisor and bus, for tests.
     pub fn detached(stop: CancellationToken) -> Self {
-        Self::new(stop, Vec::new(), watch::Sender::new(Report::starting()), None)
+        let report = watch::Sender::new(Report::starting());
+        Self::new(Identity::new("test", BTreeMap::new()), stop, Vec::new(), report, None)
     }
 
     /// Takes the passed socket with this name; `None` when none was passed (then bind it).
@@ -79,6 +85,16 @@ impl Context {
             report.health = text;
             changed
         });
+    }
+
+    /// Raised when files are to be read again: SIGHUP, or `Reload` and `RotateCertificates` on
+    /// D-Bus. A component that never asks for this refuses those methods.
+    pub fn reload(&self) -> watch::Receiver<u64> {
+        self.identity.reload.subscribe()
+    }
+
+    pub(crate) fn identity(&self) -> &Identity {
+        &self.identity
     }
 
     pub(crate) fn reports(&self) -> watch::Receiver<Report> {

@@ -5,19 +5,25 @@
 //! Deliberately knows nothing of Kubernetes. Invariant: a component reaches the outside only
 //! through its `Context`, so it behaves the same under systemd, under `k3s server` and in a test.
 
+mod authorize;
 mod bus;
 mod component;
 pub mod config;
 mod context;
 pub mod health;
+mod interface;
+mod journal;
 mod listen;
 mod log;
 pub mod supervise;
 mod sys;
 pub mod systemd;
+mod watchdog;
 
-pub use bus::{Component1Proxy, PATH as BUS_PATH, attend as attend_bus, connect as connect_bus};
+pub use authorize::{MANAGE, MANAGE_NODE, authorize};
+pub use bus::{PATH as BUS_PATH, attend as attend_bus, connect as connect_bus};
 pub use component::{Component, ConfigError, Flavour, main};
 pub use context::Context;
+pub use interface::Component1Proxy;
 pub use listen::{Address, Listener, Socket, bind_tcp, bind_udp, bind_unix};
 pub use log::init as init_log;

@@ -1,28 +1,35 @@
-//! Logging: journald's native protocol where stderr is the journal, plain lines elsewhere.
+//! Logging: journald's native protocol where standard error is the journal, plain lines elsewhere;
+//! the level can be changed while the process runs.
 //!
-//! Invariant: libraries return errors, programs log them once; field names are Kubernetes' own and
-//! become journal fields without a prefix, so that `journalctl POD=default/web` finds them.
+//! Invariant: libraries return errors, programs log them once; field names are Kubernetes' own.
 
 use std::fmt;
+use std::sync::OnceLock;
 
 use tracing::{Event, Level, Subscriber};
+use tracing_subscriber::Registry;
 use tracing_subscriber::filter::LevelFilter;
 use tracing_subscriber::fmt::format::Writer;
 use tracing_subscriber::fmt::time::{FormatTime, SystemTime};
 use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormatFields};
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::registry::LookupSpan;
+use tracing_subscriber::reload;
 use tracing_subscriber::util::SubscriberInitExt;
+
+use crate::journal::Journal;
+
+static JOURNAL: OnceLock<()> = OnceLock::new();
+static FILTER: OnceLock<reload::Handle<LevelFilter, Registry>> = OnceLock::new();
 
 /// Starts logging for this process. `K3S_DEBUG=true` (or `K3S_LOG_LEVEL`) raises the level.
 pub fn init(component: &'static str) {
-    let level = level();
-    let journal = std::env::var_os("JOURNAL_STREAM").and_then(|_| tracing_journald::layer().ok());
-    let registry = tracing_subscriber::registry().with(level);
-    match journal {
-        Some(layer) => {
-            let layer = layer.with_field_prefix(None).with_syslog_identifier(component.to_owned());
-            registry.with(layer).init();
+    let (filter, handle) = reload::Layer::new(from_environment());
+    let registry = tracing_subscriber::registry().with(filter);
+    match Journal::connect(component) {
+        Some(journal) => {
+            registry.with(journal).init();
+            let _ = JOURNAL.set(());
         }
         None => {
             let layer = tracing_subscriber::fmt::layer()
@@ -32,9 +39,42 @@ pub fn init(component: &'static str) {
             registry.with(layer).init();
         }
     }
+    let _ = FILTER.set(handle);
 }
 
-fn level() -> LevelFilter {
+/// Whether this process logs to the journal.
+pub(crate) fn to_journal() -> bool {
+    JOURNAL.get().is_some()
+}
+
+/// The level in effect, by the name that [`set_level`] takes.
+pub(crate) fn level() -> String {
+    let level = FILTER.get().and_then(|filter| filter.clone_current());
+    level.unwrap_or(LevelFilter::INFO).to_string()
+}
+
+/// Changes the level from now on: `error`, `warn`, `info`, `debug` or `trace`, or systemd's names
+/// of them. The default comes back with a restart.
+pub(crate) fn set_level(name: &str) -> Result<(), String> {
+    let level = match name {
+        "emerg" | "alert" | "crit" | "err" => LevelFilter::ERROR,
+        "warning" => LevelFilter::WARN,
+        "notice" => LevelFilter::INFO,
+        other => match other.parse::<Level>() {
+            Ok(level) => LevelFilter::from_level(level),
+            Err(_) => {
+                return Err(format!("{name:?} is no level; error, warn, info, debug, trace are"));
+            }
+        },
+    };
+    match FILTER.get().map(|filter| filter.reload(level)) {
+        Some(Ok(())) => Ok(()),
+        Some(Err(err)) => Err(err.to_string()),
+        None => Err("logging has not started".to_owned()),
+    }
+}
+
+fn from_environment() -> LevelFilter {
     let debug = std::env::var("K3S_DEBUG").is_ok_and(|value| value == "true" || value == "1");
     if debug {
         return LevelFilter::DEBUG;

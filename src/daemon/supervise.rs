@@ -51,6 +51,8 @@ pub struct Unit {
     pub sockets: Vec<Socket>,
     /// Whether it sends `READY=1`; otherwise it counts as ready once started.
     pub notifies: bool,
+    /// A process that does not ping (`WATCHDOG=1`) within this time is ended and started again.
+    pub watchdog: Option<Duration>,
     /// Stages stop in descending order, each whole before the next.
     pub stage: u8,
     /// The first start waits until this is true.
@@ -226,10 +228,29 @@ async fn attend(
         state.ready = socket.is_none();
     });
     unit.restart.borrow_and_update();
+    let allowed = unit.watchdog.filter(|_| socket.is_some());
+    let mut pinged = Instant::now();
     loop {
+        // As systemd does, only from readiness on.
+        let silent = async {
+            match allowed.filter(|_| state.borrow().ready) {
+                Some(allowed) => tokio::time::sleep_until(pinged + allowed).await,
+                None => std::future::pending().await,
+            }
+        };
         tokio::select! {
             status = child.wait() => return died(&unit.name, status, state),
-            message = receive(socket) => state.send_modify(|state| apply(state, &message)),
+            message = receive(socket) => {
+                if message.lines().any(|line| matches!(line, "WATCHDOG=1" | "READY=1")) {
+                    pinged = Instant::now();
+                }
+                state.send_modify(|state| apply(state, &message));
+            }
+            () = silent => {
+                warn!(unit = unit.name, "Process stopped answering the watchdog, restarting");
+                let _ = child.kill().await;
+                return Ended::Died;
+            }
             Ok(()) = unit.restart.changed() => {
                 end(&unit.name, child).await;
                 return Ended::Asked;
@@ -284,6 +305,11 @@ fn spawn(unit: &Unit, sockets: &[Listener], notify: Option<&Path>) -> Result<Chi
     match notify {
         Some(path) => command.env("NOTIFY_SOCKET", path),
         None => command.env_remove("NOTIFY_SOCKET"),
+    };
+    command.env_remove("WATCHDOG_PID");
+    match unit.watchdog {
+        Some(allowed) => command.env("WATCHDOG_USEC", allowed.as_micros().to_string()),
+        None => command.env_remove("WATCHDOG_USEC"),
     };
     if let Some(path) = &unit.log {
         let log = std::fs::OpenOptions::new().create(true).append(true).open(path);
@@ -361,6 +387,7 @@ mod tests {
             log: None,
             sockets: Vec::new(),
             notifies: false,
+            watchdog: None,
             stage: 0,
             gate: watch::channel(true).1,
             restart,
@@ -382,6 +409,25 @@ mod tests {
         let mut lives = supervisor.states()[1].1.clone();
         lives.wait_for(|state| state.ready && state.pid.is_some()).await.unwrap();
         timeout(Duration::from_secs(10), supervisor.stop()).await.unwrap();
+        std::fs::remove_dir_all(dir).unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_process_that_stops_answering_is_started_again() {
+        let dir = std::env::temp_dir().join(format!("k3s-silent-{}", std::process::id()));
+        let (_keep, restart) = watch::channel(0);
+        let mut silent = unit("silent", "exec sleep 1000", restart);
+        silent.notifies = true;
+        silent.watchdog = Some(Duration::from_millis(50));
+        let mut supervisor = Supervisor::open(vec![silent], &dir).unwrap();
+        supervisor.start().unwrap();
+        let mut state = supervisor.states()[0].1.clone();
+        state.wait_for(|state| state.pid.is_some()).await.unwrap();
+        let notify = UnixDatagram::unbound().unwrap();
+        notify.send_to(b"READY=1", dir.join("silent")).await.unwrap();
+        let restarted = state.wait_for(|state| state.restarts >= 1);
+        timeout(Duration::from_secs(20), restarted).await.unwrap().unwrap();
+        supervisor.stop().await;
         std::fs::remove_dir_all(dir).unwrap();
     }
 

@@ -3,10 +3,11 @@
 //! Invariant: a component is in this table or it does not exist; the roles, `k3s status` and the
 //! dispatch on `argv[0]` all read it.
 
+use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::process::ExitCode;
 
-use clap::{Args, Command, FromArgMatches};
+use clap::{ArgMatches, Args, Command, FromArgMatches};
 use daemon::{Component, Flavour};
 
 use crate::cli;
@@ -29,9 +30,12 @@ macro_rules! component {
                 let entry = find($krate::COMPONENT.name).expect("the entry that is running");
                 let matches = entry.clap().get_matches_from(args);
                 match $krate::Args::from_arg_matches(&matches) {
-                    Ok(args) => daemon::main(&$krate::COMPONENT, Flavour::$flavour, |cx| {
-                        $krate::run(cx, args)
-                    }),
+                    Ok(args) => {
+                        let configuration = configuration(&entry.clap(), &matches);
+                        daemon::main(&$krate::COMPONENT, Flavour::$flavour, configuration, |cx| {
+                            $krate::run(cx, args)
+                        })
+                    }
                     Err(err) => err.exit(),
                 }
             },
@@ -80,6 +84,30 @@ impl Entry {
     }
 }
 
+/// The [`configuration`] of the subcommand that was given.
+pub(crate) fn effective(given: &ArgMatches) -> BTreeMap<String, String> {
+    let shown = given
+        .subcommand()
+        .and_then(|(name, matches)| Some(configuration(cli().find_subcommand(name)?, matches)));
+    shown.unwrap_or_default()
+}
+
+/// Every flag of `command` with the value in effect; secrets are not told.
+fn configuration(command: &Command, matches: &ArgMatches) -> BTreeMap<String, String> {
+    let flags = command.get_arguments().filter_map(|arg| Some((arg, arg.get_long()?)));
+    flags
+        .filter_map(|(arg, flag)| {
+            let values: Vec<String> = matches
+                .try_get_raw(arg.get_id().as_str())
+                .ok()??
+                .map(|value| value.to_string_lossy().into_owned())
+                .collect();
+            let secret = arg.is_hide_env_values_set();
+            Some((flag.to_owned(), if secret { "(hidden)".to_owned() } else { values.join(",") }))
+        })
+        .collect()
+}
+
 #[cfg(test)]
 mod tests {
     use std::fs;
@@ -106,6 +134,19 @@ mod tests {
             let committed = fs::read(&path).unwrap_or_default();
             assert!(committed == text, "{name}: run GENERATE=1 cargo test -p k3s and commit it");
         }
+    }
+
+    #[test]
+    fn the_configuration_shown_has_the_defaults_and_no_secrets() {
+        let command = cli();
+        let server = command.find_subcommand("server").unwrap();
+        let args = ["server", "--token=secret", "--https-listen-port=7443"];
+        let matches = server.clone().try_get_matches_from(args).unwrap();
+        let shown = configuration(server, &matches);
+        let get = |flag: &str| shown.get(flag).map(String::as_str);
+        assert_eq!(get("https-listen-port"), Some("7443"));
+        assert_eq!(get("cluster-domain"), Some("cluster.local"));
+        assert_eq!(get("token"), Some("(hidden)"));
     }
 
     #[test]

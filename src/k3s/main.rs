@@ -97,7 +97,8 @@ fn run(command: Command, given: &Given) -> ExitCode {
 fn serve(args: ServerArgs, given: &Given) -> anyhow::Result<ExitCode> {
     let warnings = warnings(given)?;
     let server = settings::Server::new(args).map_err(|err| located(err, &given.from_files))?;
-    Ok(daemon::main(&server::COMPONENT, Flavour::CurrentThread, |cx| {
+    let shown = components::effective(&given.matches);
+    Ok(daemon::main(&server::COMPONENT, Flavour::CurrentThread, shown, |cx| {
         for warning in warnings {
             warn!(flag = warning, "A flag has no effect");
         }

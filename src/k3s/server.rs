@@ -78,7 +78,7 @@ pub(crate) async fn run(cx: Context, server: Server) -> Result<()> {
 }
 
 async fn own_name(cx: Context, bus: Bus) -> Result<()> {
-    attend_bus(&cx, &COMPONENT, BUS_NAME, bus.address().as_deref()).await;
+    attend_bus(&cx, BUS_NAME, bus.address().as_deref()).await;
     Ok(())
 }
 

@@ -18,7 +18,7 @@ use futures::StreamExt;
 use pki::{Durability, write_with};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
-use tracing::{info, warn};
+use tracing::info;
 
 use crate::settings::RUN_DIR;
 
@@ -214,9 +214,6 @@ async fn keep(
                     let text = format!("{service} refused to start, see journalctl -u {service}");
                     return Err(ConfigError(text).into());
                 }
-                if failed {
-                    warn!(unit = unit.name, "Unit failed, see journalctl -u {service}");
-                }
             }
             Ok(()) = unit.restart.changed() => {
                 manager.restart_unit(&service, "replace").await
@@ -394,6 +391,7 @@ mod tests {
                 Socket::new("healthz", tcp("127.0.0.1:10248")),
             ],
             notifies: true,
+            watchdog: None,
             stage: 0,
             gate: watch::channel(true).1,
             restart: watch::channel(0).1,

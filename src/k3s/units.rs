@@ -6,6 +6,7 @@
 use std::ffi::OsString;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use anyhow::Result;
 use daemon::supervise::Unit;
@@ -22,6 +23,9 @@ const USERS: u8 = 3;
 const API: u8 = 2;
 const STORE: u8 = 1;
 const GROUND: u8 = 0;
+
+/// `WatchdogSec=` of the unit files.
+const WATCHDOG: Duration = Duration::from_secs(30);
 
 /// Builds units that share an executable and an environment.
 pub(crate) struct Units {
@@ -300,6 +304,7 @@ impl Units {
             log: None,
             sockets: Vec::new(),
             notifies: true,
+            watchdog: Some(WATCHDOG),
             stage,
             gate: self.open.clone(),
             restart: self.restart.clone(),
@@ -308,7 +313,7 @@ impl Units {
 
     fn foreign(&self, name: &str, program: PathBuf, argv0: &str) -> Unit {
         let argv0 = argv0.to_owned();
-        Unit { program, argv0, notifies: false, ..self.component(name, GROUND) }
+        Unit { program, argv0, notifies: false, watchdog: None, ..self.component(name, GROUND) }
     }
 }
 

@@ -10,7 +10,7 @@ struct Cli {
 
 fn main() -> ExitCode {
     let cli = <Cli as clap::Parser>::parse();
-    daemon::main(&k3s_store::COMPONENT, daemon::Flavour::CurrentThread, |cx| {
+    daemon::main(&k3s_store::COMPONENT, daemon::Flavour::CurrentThread, Default::default(), |cx| {
         k3s_store::run(cx, cli.args)
     })
 }
