@@ -57,6 +57,11 @@ pub enum Type {
         count: u16,
         atomic: bool,
     },
+    /// An `object` whose unknown fields are kept (`x-kubernetes-preserve-unknown-fields`); only
+    /// custom resources have it.
+    Open {
+        object: TypeId,
+    },
     /// A list. `keys` is a comma-separated list of the map keys (`listMapKeys`), for `ListKind::Map`.
     List {
         item: TypeId,
@@ -205,13 +210,14 @@ impl<'a> Node<'a> {
         self.schema.types.get(usize::from(self.id.0)).copied().unwrap_or(Type::Any)
     }
 
-    /// The fields of an object type, sorted by JSON name; empty for every other type.
+    /// The fields of an object type (open or not), sorted by JSON name; empty for every other type.
     pub fn fields(self) -> &'a [Field] {
         match self.ty() {
             Type::Object { first, count, .. } => {
                 let first = usize::from(first);
                 self.schema.fields.get(first..first + usize::from(count)).unwrap_or_default()
             }
+            Type::Open { object } => self.schema.node(object).fields(),
             _ => &[],
         }
     }

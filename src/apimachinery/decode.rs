@@ -319,7 +319,7 @@ fn walk_value(
     strict: &mut Vec<String>,
 ) -> Result<(), TypeError> {
     match node.ty() {
-        Type::Any | Type::FieldsV1 | Type::RawExtension => Ok(()),
+        Type::Any | Type::Open { .. } | Type::FieldsV1 | Type::RawExtension => Ok(()),
         Type::Object { .. } => walk_object(value, node, go, strict),
         Type::List { .. } => walk_list(value, node, go, strict),
         Type::Map { .. } => walk_map(value, node, go, strict),
@@ -592,54 +592,6 @@ fn walk_bytes(value: &mut Value) -> Result<(), String> {
     }
 }
 
-/// Takes fields out that the schema does not have, and nothing else: what a custom resource needs,
-/// whose values are validated by its own schema. Returns the paths as strict decoding errors.
-pub fn prune(value: &mut Value, node: Node<'_>) -> Vec<String> {
-    let mut unknown = Vec::new();
-    prune_value(value, node, &mut unknown);
-    unknown.iter().map(|path| format!("unknown field {}", quote(path))).collect()
-}
-
-fn prune_value(value: &mut Value, node: Node<'_>, unknown: &mut Vec<String>) {
-    match (node.ty(), value) {
-        (Type::Object { .. }, Value::Object(map)) => map.retain(|key, item| {
-            let Some(field) = node.field(key) else {
-                unknown.push(key.clone());
-                return false;
-            };
-            let before = unknown.len();
-            prune_value(item, node.schema.node(field.ty), unknown);
-            for path in &mut unknown[before..] {
-                let separator = if path.starts_with('[') { "" } else { "." };
-                *path = format!("{key}{separator}{path}");
-            }
-            true
-        }),
-        (Type::List { .. }, Value::Array(items)) => {
-            let Some(element) = node.element() else { return };
-            for (index, item) in items.iter_mut().enumerate() {
-                let before = unknown.len();
-                prune_value(item, element, unknown);
-                for path in &mut unknown[before..] {
-                    let separator = if path.starts_with('[') { "" } else { "." };
-                    *path = format!("[{index}]{separator}{path}");
-                }
-            }
-        }
-        (Type::Map { .. }, Value::Object(map)) => {
-            let Some(element) = node.element() else { return };
-            for (key, item) in map.iter_mut() {
-                let before = unknown.len();
-                prune_value(item, element, unknown);
-                for path in &mut unknown[before..] {
-                    *path = format!("{key}.{path}");
-                }
-            }
-        }
-        _ => {}
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use serde_json::json;
@@ -717,7 +669,6 @@ mod tests {
         let mut value = json::parse(text.as_bytes()).unwrap().value;
         walk(&mut value, node).unwrap();
         crate::encode::canonicalize(&mut value, node);
-        prune(&mut value, node);
         assert!(!crate::protobuf::encode(&value, node).is_empty());
     }
 

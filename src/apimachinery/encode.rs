@@ -159,6 +159,7 @@ pub fn zero(node: Node<'_>) -> Value {
         | Type::FieldsV1
         | Type::RawExtension
         | Type::Any
+        | Type::Open { .. }
         | Type::ObjectOr { .. }
         | Type::List { .. }
         | Type::Map { .. } => Value::Null,

@@ -34,7 +34,7 @@ impl Cluster {
     }
 
     /// The cache of a resource given as `configmaps` or `deployments.apps`.
-    pub fn store(&self, resource: &str) -> Option<&Arc<Store>> {
+    pub fn store(&self, resource: &str) -> Option<Arc<Store>> {
         self.storage.store(resource)
     }
 

@@ -9,6 +9,9 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use serde_json::{Map, Value, json};
 
+use crate::custom::Custom;
+use crate::kinds::{Kind, Sub};
+
 /// One API group; versions in order of preference.
 #[derive(Clone, Debug, Default)]
 pub struct Group {
@@ -86,6 +89,31 @@ pub fn builtin_groups(served: impl Fn(&api::resources::Resource) -> bool) -> Vec
         place.unwrap_or(GROUP_ORDER.len())
     });
     groups
+}
+
+/// A custom resource as discovery shows it.
+pub fn custom(kind: &Kind, definition: &Custom) -> Resource {
+    let sub = |sub: &Sub| {
+        let own = (&sub.group, &sub.version) == (&kind.group, &kind.version);
+        Subresource {
+            name: sub.name.clone(),
+            group_version: (!own).then(|| (sub.group.clone(), sub.version.clone())),
+            kind: sub.kind.clone(),
+            verbs: sub.verbs.clone(),
+        }
+    };
+    let stored = kind.storage_version.rsplit('/').next().unwrap_or_default();
+    Resource {
+        plural: kind.plural.clone(),
+        singular: definition.singular.clone(),
+        kind: kind.kind.clone(),
+        namespaced: kind.namespaced,
+        verbs: kind.verbs.clone(),
+        short_names: definition.short_names.clone(),
+        categories: definition.categories.clone(),
+        storage_hash: Some(storage_hash(&kind.group, stored, &kind.kind)),
+        subresources: kind.subresources.iter().map(sub).collect(),
+    }
 }
 
 /// Adds a resource to its group and version, which are made where they are missing. New groups

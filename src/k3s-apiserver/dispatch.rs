@@ -2,12 +2,14 @@
 
 use std::sync::Arc;
 
+use http::header::ACCEPT;
 use http::{Method, Response, StatusCode};
 use hyper::body::Incoming;
 
 use crate::body::{Body, refusal, text};
 use crate::filter::{Call, read_body};
 use crate::kinds::Kind;
+use crate::negotiate::{Accept, CUSTOM_ACCEPTED};
 use crate::status::Status;
 use crate::{documents, health, verbs};
 
@@ -17,15 +19,28 @@ pub async fn dispatch(call: Call<'_>, body: Incoming) -> Result<Response<Body>, 
         return plain(&call).await;
     }
     let info = &call.info;
-    let kind = call.server.kinds.get(&info.group, &info.version, &info.resource).cloned();
-    let Some(kind) = kind else { return Err(unknown(&call)) };
+    let kind = call.server.kinds.get(&info.group, &info.version, &info.resource);
+    let Some(kind) = kind else { return unknown(&call) };
+    let mut call = call;
+    if kind.custom().is_some() {
+        let misplaced = kind.namespaced == call.info.namespace.is_empty()
+            && (!kind.namespaced || !matches!(call.info.verb, "list" | "watch"));
+        if misplaced {
+            return Ok(documents::not_found());
+        }
+        if call.parts.headers.contains_key(ACCEPT) {
+            let accept = Accept::without_protobuf(&call.parts.headers);
+            let accept = accept.ok_or_else(|| Status::not_acceptable(CUSTOM_ACCEPTED))?;
+            call.parts.headers.insert(ACCEPT, accept);
+        }
+    }
+    let info = &call.info;
     if kind.namespaced && info.namespace.is_empty() && !matches!(info.verb, "list" | "watch") {
         return Err(Status::method_not_allowed());
     }
     if !kind.namespaced && !info.namespace.is_empty() && info.resource != "namespaces" {
         return Err(Status::no_resource());
     }
-    let mut call = call;
     if !kind.namespaced {
         call.info.namespace.clear();
     }
@@ -34,7 +49,8 @@ pub async fn dispatch(call: Call<'_>, body: Incoming) -> Result<Response<Body>, 
     } else {
         verbs::subresource::serve(&call, &kind, body).await
     };
-    let Some(warning) = deprecated(&kind) else { return answer };
+    let custom = kind.custom().and_then(|custom| custom.deprecation.as_deref());
+    let Some(warning) = deprecated(&kind).or(custom) else { return answer };
     let mut response = answer.unwrap_or_else(|status| refusal(&status));
     verbs::render::warn(&mut response, &[warning.to_owned()]);
     Ok(response)
@@ -63,7 +79,7 @@ async fn object(
     if kind.has_verb("create") && !kind.has_verb("list") {
         if kind.kind == "Binding" {
             let pods = call.server.kinds.get("", "v1", "pods").ok_or_else(Status::no_resource)?;
-            return verbs::binding::bind(call, pods, read_body(body).await?).await;
+            return verbs::binding::bind(call, &pods, read_body(body).await?).await;
         }
         return verbs::review::serve(call, kind, read_body(body).await?).await;
     }
@@ -80,8 +96,13 @@ async fn object(
     }
 }
 
-fn unknown(_call: &Call<'_>) -> Status {
-    Status::no_resource()
+/// No such resource: what is in none of our groups would be a custom one.
+fn unknown(call: &Call<'_>) -> Result<Response<Body>, Status> {
+    let info = &call.info;
+    match call.server.kinds.has_group_version(&info.group, &info.version) {
+        true => Err(Status::no_resource()),
+        false => Ok(documents::not_found()),
+    }
 }
 
 /// Paths that name no resource.

@@ -3,7 +3,7 @@
 //! Documents are made when they are asked for. The one thing that is kept are the hashes of the
 //! OpenAPI documents, because the index names them all.
 
-use std::sync::OnceLock;
+use std::sync::{Arc, OnceLock};
 
 use apimachinery::decode::Media;
 use apimachinery::protobuf;
@@ -14,6 +14,7 @@ use serde_json::{Value, json};
 use crate::body::{Body, JSON, answer, full, text};
 use crate::discovery::{self, Group, Root};
 use crate::filter::Call;
+use crate::kinds::Kind;
 use crate::negotiate::Accept;
 use crate::openapi;
 use crate::status::Status;
@@ -39,14 +40,23 @@ pub fn serve(call: &Call<'_>, path: &str) -> Option<Result<Response<Body>, Statu
     })
 }
 
-fn not_found() -> Response<Body> {
+/// What has no page.
+pub fn not_found() -> Response<Body> {
     text(StatusCode::NOT_FOUND, "404 page not found\n")
 }
 
 /// What is served, in discovery's shape.
 fn groups(call: &Call<'_>) -> Vec<Group> {
     let kinds = &call.server.kinds;
-    discovery::builtin_groups(|r| kinds.get(r.group, r.version, r.plural).is_some())
+    let mut groups =
+        discovery::builtin_groups(|r| kinds.get(r.group, r.version, r.plural).is_some());
+    for kind in kinds.custom() {
+        if let Some(definition) = kind.custom() {
+            let resource = discovery::custom(&kind, definition);
+            discovery::add(&mut groups, &kind.group, &kind.version, resource);
+        }
+    }
+    groups
 }
 
 /// A discovery document in the encoding that the client wants.
@@ -147,27 +157,56 @@ fn is_served(call: &Call<'_>, r: &api::resources::Resource) -> bool {
 
 fn openapi_v2(call: &Call<'_>) -> Result<Response<Body>, Status> {
     Accept::read(&call.parts.headers)?;
-    Ok(document(&openapi::v2::document(|r| is_served(call, r))))
+    let mut whole = openapi::v2::document(|r| is_served(call, r));
+    openapi::custom::extend_v2(&mut whole, &call.server.kinds.custom());
+    Ok(document(&whole))
 }
 
 fn openapi_document(call: &Call<'_>, group: &str, version: &str) -> Option<Value> {
-    openapi::v3::document(group, version, |r| is_served(call, r))
+    let kinds = custom_kinds(call, group, version);
+    match kinds.is_empty() {
+        true => openapi::v3::document(group, version, |r| is_served(call, r)),
+        false => Some(openapi::custom::document(group, version, &kinds)),
+    }
+}
+
+/// The custom kinds of a group version.
+fn custom_kinds(call: &Call<'_>, group: &str, version: &str) -> Vec<Arc<Kind>> {
+    let mut kinds = call.server.kinds.custom();
+    kinds.retain(|kind| kind.group == group && kind.version == version);
+    kinds
 }
 
 fn openapi_index(call: &Call<'_>) -> Value {
     static HASHES: OnceLock<Vec<(String, String)>> = OnceLock::new();
-    let hashes = HASHES.get_or_init(|| {
+    let served = |resource: &api::resources::Resource| is_served(call, resource);
+    let builtin = HASHES.get_or_init(|| {
         let mut hashes = Vec::new();
-        for group in groups(call) {
+        for group in discovery::builtin_groups(served) {
             for version in &group.versions {
                 let (group, version) = (&group.name, &version.name);
-                let print = openapi::v3::fingerprint(group, version, |r| is_served(call, r));
+                let print = openapi::v3::fingerprint(group, version, served);
                 hashes.extend(print.map(|print| (openapi::v3::path(group, version), print)));
             }
         }
         hashes
     });
-    openapi::v3::index(hashes.iter().map(|(path, hash)| (path.as_str(), hash.as_str())))
+    let mut versions: Vec<(String, String)> = Vec::new();
+    for kind in call.server.kinds.custom() {
+        let version = (kind.group.clone(), kind.version.clone());
+        if !versions.contains(&version) {
+            versions.push(version);
+        }
+    }
+    let custom: Vec<(String, String)> = versions
+        .iter()
+        .map(|(group, version)| {
+            let kinds = custom_kinds(call, group, version);
+            (openapi::v3::path(group, version), openapi::custom::fingerprint(&kinds))
+        })
+        .collect();
+    let all = builtin.iter().chain(&custom);
+    openapi::v3::index(all.map(|(path, hash)| (path.as_str(), hash.as_str())))
 }
 
 fn openapi_v3(call: &Call<'_>, rest: &[&str]) -> Result<Response<Body>, Status> {

@@ -3,12 +3,16 @@
 //! Built from the table of built-in resources; a custom resource makes the same structure at run
 //! time. Generic verbs know a `Kind` and nothing else.
 
+use std::borrow::Cow;
 use std::collections::HashMap;
+use std::ops::Deref;
 use std::sync::Arc;
 
 use api::resources::Resource;
 use api::schema::{Node, Schema, TypeId};
+use arc_swap::ArcSwap;
 
+use crate::custom::Custom;
 use crate::registry::{Generic, Strategy, strategies};
 use crate::status::About;
 use crate::storage::keys::builtin_prefix;
@@ -30,11 +34,28 @@ pub struct Kind {
     pub storage_version: String,
     /// Group and resource of the storage: `deployments.apps`.
     pub resource: String,
-    schema: &'static Schema,
-    ty: TypeId,
-    pub strategy: &'static dyn Strategy,
+    pub schema: Cow<'static, Schema>,
+    pub ty: TypeId,
+    pub strategy: Behaviour,
     /// The built-in description, for discovery.
     pub builtin: Option<&'static Resource>,
+}
+
+/// What is particular about a kind: code of ours, or what its definition says.
+pub enum Behaviour {
+    Builtin(&'static dyn Strategy),
+    Custom(Box<Custom>),
+}
+
+impl Deref for Behaviour {
+    type Target = dyn Strategy;
+
+    fn deref(&self) -> &Self::Target {
+        match self {
+            Self::Builtin(strategy) => *strategy,
+            Self::Custom(custom) => &**custom,
+        }
+    }
 }
 
 /// A subresource of a kind.
@@ -44,7 +65,8 @@ pub struct Sub {
     pub version: String,
     pub kind: String,
     pub verbs: Vec<String>,
-    ty: Option<TypeId>,
+    /// In the built-in schema, or (the object itself) in the kind's.
+    pub ty: Option<TypeId>,
 }
 
 impl Kind {
@@ -55,7 +77,17 @@ impl Kind {
 
     /// The schema of a subresource's body.
     pub fn sub_node(&self, sub: &Sub) -> Option<Node<'_>> {
-        sub.ty.map(|ty| self.schema.node(ty))
+        let own = sub.kind == self.kind && sub.version == self.version;
+        let schema = if own { &self.schema } else { api::schema::builtin() };
+        sub.ty.map(|ty| schema.node(ty))
+    }
+
+    /// What a definition says about the kind, when it is a custom one.
+    pub fn custom(&self) -> Option<&Custom> {
+        match &self.strategy {
+            Behaviour::Custom(custom) => Some(custom),
+            Behaviour::Builtin(_) => None,
+        }
     }
 
     pub fn sub(&self, name: &str) -> Option<&Sub> {
@@ -75,6 +107,11 @@ impl Kind {
         self.api_version == self.storage_version
     }
 
+    /// Are the stored bytes what clients get?
+    pub fn sends_stored(&self) -> bool {
+        self.is_stored() && !self.custom().is_some_and(Custom::completes_stored)
+    }
+
     /// For refusals.
     pub fn about<'a>(&'a self, name: &'a str) -> About<'a> {
         About { group: &self.group, resource: &self.plural, name }
@@ -84,6 +121,8 @@ impl Kind {
 /// All kinds, by URL.
 pub struct Kinds {
     by_url: HashMap<String, Arc<Kind>>,
+    /// Replaced as a whole when a definition changes.
+    custom: ArcSwap<HashMap<String, Arc<Kind>>>,
 }
 
 impl Kinds {
@@ -96,30 +135,53 @@ impl Kinds {
                 by_url.insert(url(&kind.group, &kind.version, &kind.plural), kind);
             }
         }
-        Self { by_url }
+        Self { by_url, custom: ArcSwap::default() }
     }
 
     /// The kind behind `/apis/<group>/<version>/…/<plural>`.
-    pub fn get(&self, group: &str, version: &str, plural: &str) -> Option<&Arc<Kind>> {
-        self.by_url.get(&url(group, version, plural))
+    pub fn get(&self, group: &str, version: &str, plural: &str) -> Option<Arc<Kind>> {
+        let url = url(group, version, plural);
+        self.by_url.get(&url).cloned().or_else(|| self.custom.load().get(&url).cloned())
     }
 
+    /// The built-in kinds.
     pub fn iter(&self) -> impl Iterator<Item = &Arc<Kind>> {
         self.by_url.values()
     }
 
-    /// Is anything served in this group and version?
+    /// The custom kinds, sorted by group, version and name.
+    pub fn custom(&self) -> Vec<Arc<Kind>> {
+        let mut all: Vec<Arc<Kind>> = self.custom.load().values().cloned().collect();
+        all.sort_by(|a, b| {
+            (&a.group, &a.version, &a.plural).cmp(&(&b.group, &b.version, &b.plural))
+        });
+        all
+    }
+
+    /// Puts these custom kinds in place of those before.
+    pub fn set_custom(&self, kinds: Vec<Arc<Kind>>) {
+        let by_url = |kind: Arc<Kind>| (url(&kind.group, &kind.version, &kind.plural), kind);
+        self.custom.store(Arc::new(kinds.into_iter().map(by_url).collect()));
+    }
+
+    /// Every served version of the kind that is stored under this resource.
+    pub fn versions(&self, resource: &str) -> Vec<Arc<Kind>> {
+        let custom = self.custom.load();
+        let all = self.iter().chain(custom.values());
+        all.filter(|kind| kind.resource == resource).cloned().collect()
+    }
+
+    /// Is a built-in resource served in this group and version?
     pub fn has_group_version(&self, group: &str, version: &str) -> bool {
         self.iter().any(|kind| kind.group == group && kind.version == version)
     }
 
-    /// One cache for each stored resource.
+    /// One cache for each stored built-in resource.
     pub fn stores(&self) -> Vec<Store> {
         let mut stores: HashMap<&str, Store> = HashMap::new();
         for kind in self.iter().filter(|kind| kind.has_verb("list") && kind.has_verb("create")) {
             stores.entry(&kind.resource).or_insert_with(|| {
-                let prefix = builtin_prefix(&kind.resource);
-                let mut store = Store::new(&kind.resource, prefix, kind.namespaced);
+                let mut store = Store::new(&kind.resource, builtin_prefix(&kind.resource));
                 store.selectable = strategy(&kind.resource).selectable_fields();
                 store
             });
@@ -151,9 +213,9 @@ fn builtin(resource: &'static Resource) -> Kind {
             resource.storage_group,
             resource.storage_version,
         ),
-        strategy: strategy(&group_resource),
+        strategy: Behaviour::Builtin(strategy(&group_resource)),
         resource: group_resource,
-        schema: api::schema::builtin(),
+        schema: Cow::Borrowed(api::schema::builtin()),
         ty: resource.ty,
         builtin: Some(resource),
     }

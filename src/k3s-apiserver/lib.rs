@@ -11,6 +11,7 @@ pub mod auth;
 pub mod body;
 pub mod bootstrap;
 pub mod cluster;
+pub mod custom;
 pub mod discovery;
 pub mod dispatch;
 pub mod documents;

@@ -10,6 +10,9 @@ use crate::status::Status;
 pub const ACCEPTED: &str =
     "application/json, application/yaml, application/vnd.kubernetes.protobuf";
 
+/// What custom resources speak.
+pub const CUSTOM_ACCEPTED: &str = "application/json, application/yaml";
+
 /// What of an object is sent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Shape {
@@ -44,6 +47,17 @@ impl Accept {
             .iter()
             .find_map(|(_, clause)| Self::clause(clause))
             .ok_or_else(|| Status::not_acceptable(ACCEPTED))
+    }
+
+    /// The `Accept` header without what custom resources cannot be sent in: whole objects in
+    /// protobuf. `None` where nothing is left.
+    pub fn without_protobuf(headers: &HeaderMap) -> Option<HeaderValue> {
+        let header = headers.get(ACCEPT)?.to_str().ok()?;
+        let whole = |clause: &&str| {
+            clause.contains("application/vnd.kubernetes.protobuf") && !clause.contains("as=Partial")
+        };
+        let left: Vec<&str> = header.split(',').filter(|clause| !whole(clause)).collect();
+        if left.is_empty() { None } else { HeaderValue::from_str(&left.join(",")).ok() }
     }
 
     fn clause(clause: &str) -> Option<Self> {

@@ -21,7 +21,7 @@ use crate::metrics::Metrics;
 use crate::storage::{Storage, Writers, feed};
 use crate::supervisor::agents::Agents;
 use crate::tls::{Files, Tls};
-use crate::{server, startup};
+use crate::{custom, server, startup};
 
 /// How long connections wait for the bootstrap objects before they are served regardless.
 const HOLD: Duration = Duration::from_secs(5);
@@ -50,6 +50,11 @@ pub async fn run(cx: daemon::Context, args: Args) -> anyhow::Result<()> {
         filled = tokio::time::timeout(HOLD, &mut filling) => filled.ok(),
         () = cx.stop.cancelled() => Some(Ok(())),
     };
+    let (served, stop) = (server.clone(), cx.stop.clone());
+    tasks.spawn(async move {
+        custom::controller::run(served, stop).await;
+        Ok(())
+    });
     tasks.spawn(server::serve(server.clone(), listener, tls, cx.stop.clone()));
     let filled = match early {
         Some(filled) => filled,

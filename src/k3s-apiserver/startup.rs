@@ -8,6 +8,7 @@ use jiff::Timestamp;
 use crate::api_server::ApiServer;
 use crate::args::Args;
 use crate::bootstrap::{RequestHeader, Settings, Step, plan};
+use crate::custom;
 use crate::storage::entry::encode;
 use crate::storage::keys::object_key;
 use crate::storage::write::{Change, Outcome};
@@ -18,6 +19,8 @@ const ROUNDS: usize = 5;
 /// Brings the cluster to what a fresh one has.
 pub async fn run(server: &ApiServer) -> anyhow::Result<()> {
     let settings = settings(&server.args)?;
+    server.storage.settled().await?;
+    custom::controller::load(server);
     for _ in 0..ROUNDS {
         server.storage.settled().await?;
         let have = |resource: &str, namespace: &str, name: &str| {

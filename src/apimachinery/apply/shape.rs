@@ -68,6 +68,11 @@ impl<'a> Ty<'a> {
             Type::Object { atomic, .. } => {
                 Shape::Map(Fields { atomic, object: Some(node), element: None })
             }
+            Type::Open { object } => {
+                let atomic =
+                    matches!(node.schema.node(object).ty(), Type::Object { atomic: true, .. });
+                Shape::Map(Fields { atomic, object: Some(node), element: Some(Ty::Deduced) })
+            }
             Type::Map { atomic, .. } => {
                 Shape::Map(Fields { atomic, object: None, element: node.element().map(Ty::Node) })
             }

@@ -34,8 +34,8 @@ pub struct Patched {
     pub shown: String,
 }
 
-/// Whether the patched object's types are checked against the schema here (built-in kinds), or by
-/// its own validation later (custom resources).
+/// Whether the patched object's types are checked against the schema here (built-in kinds), or
+/// pruned and validated by the caller (custom resources).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Typing {
     Typed,
@@ -85,7 +85,7 @@ pub fn apply(
             PatchKind::Strategic => invalid(&shown, &converter_text(&err)),
             _ => invalid(&shown, &err.to_string()),
         })?,
-        Typing::Custom => decode::prune(&mut object, node),
+        Typing::Custom => Vec::new(),
     };
     strict.extend(unknown);
     Ok(Patched { value: object, strict, shown })

@@ -176,7 +176,9 @@ mod tests {
             Type::Time => json!("2024-01-02T03:04:05Z"),
             Type::MicroTime => json!("2024-01-02T03:04:05.678901Z"),
             Type::Duration => json!("1m0s"),
-            Type::FieldsV1 | Type::RawExtension | Type::Any => json!({"f:a": {".": {}}}),
+            Type::FieldsV1 | Type::RawExtension | Type::Any | Type::Open { .. } => {
+                json!({"f:a": {".": {}}})
+            }
             Type::ObjectOr { object, .. } => sample(schema, object, depth + 1),
             Type::List { item, .. } => {
                 json!([sample(schema, item, depth + 1), sample(schema, item, depth + 2)])

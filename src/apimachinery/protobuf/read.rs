@@ -58,7 +58,7 @@ fn value(bytes: &[u8], node: Node<'_>, depth: usize) -> Result<Value, DecodeErro
             let nanos = number_fields(bytes)?[0];
             Ok(Value::String(crate::duration::format(nanos)))
         }
-        Type::FieldsV1 | Type::RawExtension | Type::Any => raw(bytes),
+        Type::FieldsV1 | Type::RawExtension | Type::Any | Type::Open { .. } => raw(bytes),
         Type::ObjectOr { object, other } => either(bytes, node.schema.node(object), other, depth),
         Type::List { .. } => {
             let mut items = Vec::new();

@@ -7,6 +7,7 @@
 //! Nothing is kept: a document is rendered, sent and dropped, so an idle server pays nothing.
 //! Knows no HTTP.
 
+pub mod custom;
 mod descriptions;
 mod paths;
 mod schemas;

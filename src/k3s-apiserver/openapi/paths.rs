@@ -39,16 +39,75 @@ const DELETE: &[(&str, &str)] = &[
     ("propagationPolicy", "string"),
 ];
 
+/// What the paths of one resource say; definitions by their published names.
+pub(super) struct Described<'a> {
+    pub group: &'a str,
+    pub version: &'a str,
+    pub plural: &'a str,
+    pub kind: &'a str,
+    pub namespaced: bool,
+    pub verbs: Vec<&'a str>,
+    pub own: String,
+    pub list: String,
+    pub subresources: Vec<DescribedSub<'a>>,
+    /// Custom resources know neither protobuf nor strategic merges.
+    pub custom: bool,
+}
+
+/// What the paths of a subresource say.
+pub(super) struct DescribedSub<'a> {
+    pub name: &'a str,
+    pub group: &'a str,
+    pub version: &'a str,
+    pub kind: &'a str,
+    pub verbs: Vec<&'a str>,
+    /// Empty for those without a body.
+    pub own: String,
+}
+
+impl Described<'_> {
+    fn has_verb(&self, verb: &str) -> bool {
+        self.verbs.contains(&verb)
+    }
+}
+
+impl From<&'static Resource> for Described<'static> {
+    fn from(resource: &'static Resource) -> Self {
+        let schema = api::schema::builtin();
+        let named = |ty| name(schema.node(ty));
+        let subresources = resource.subresources.iter().map(|sub| DescribedSub {
+            name: sub.name,
+            group: sub.group,
+            version: sub.version,
+            kind: sub.kind,
+            verbs: sub.verbs.to_vec(),
+            own: sub.ty.and_then(named).unwrap_or_default(),
+        });
+        Self {
+            group: resource.group,
+            version: resource.version,
+            plural: resource.plural,
+            kind: resource.kind,
+            namespaced: resource.namespaced,
+            verbs: resource.verbs.to_vec(),
+            own: named(resource.ty).unwrap_or_default(),
+            list: resource.list_ty.and_then(named).unwrap_or_default(),
+            subresources: subresources.collect(),
+            custom: false,
+        }
+    }
+}
+
 /// All paths of a group version.
 pub(super) fn paths(
     group: &str,
     version: &str,
-    resources: &[&Resource],
+    resources: &[Described<'_>],
     dialect: Dialect,
 ) -> Map<String, Value> {
     let base = root(group, version);
     let mut paths = Map::new();
-    let mut index = Builder { dialect, item: Map::new() };
+    let mut index = Builder { dialect, item: Map::new(), custom: false };
     index.operation(
         "get",
         Operation { response: &format!("{META}APIResourceList"), ..Operation::default() },
@@ -77,6 +136,7 @@ struct Operation<'a> {
 
 struct Builder {
     dialect: Dialect,
+    custom: bool,
     item: Map<String, Value>,
 }
 
@@ -95,7 +155,11 @@ impl Builder {
             "application/merge-patch+json",
             "application/strategic-merge-patch+json",
         ];
-        let consumes = if operation.patch { &patches[..] } else { &media[..] };
+        let (media, patches) = match self.custom {
+            true => (&media[..2], &patches[..3]),
+            false => (&media[..], &patches[..]),
+        };
+        let consumes = if operation.patch { patches } else { media };
         let response = match (operation.response, self.dialect) {
             ("", _) => json!({"description": "OK"}),
             (name, Dialect::V2) => {
@@ -172,28 +236,26 @@ impl Builder {
 
 fn add_resource(
     paths: &mut Map<String, Value>,
-    resource: &Resource,
+    resource: &Described<'_>,
     base: &str,
     collection: &str,
     dialect: Dialect,
 ) {
-    let schema = api::schema::builtin();
-    let own = name(schema.node(resource.ty)).unwrap_or_default();
-    let list = resource.list_ty.and_then(|ty| name(schema.node(ty))).unwrap_or_default();
+    let (own, list) = (resource.own.as_str(), resource.list.as_str());
     let status = format!("{META}Status");
     let options = format!("{META}DeleteOptions");
     let patch = format!("{META}Patch");
     let event = format!("{META}WatchEvent");
     let gvk = || Some(gvk(resource.group, resource.version, resource.kind));
     let has = |verb: &str| resource.has_verb(verb);
-    let mut many = Builder { dialect, item: Map::new() };
+    let mut many = Builder { dialect, item: Map::new(), custom: resource.custom };
     if has("list") {
         many.operation(
             "get",
             Operation {
                 action: "list",
                 gvk: gvk(),
-                response: &list,
+                response: list,
                 query: LIST,
                 ..Operation::default()
             },
@@ -205,8 +267,8 @@ fn add_resource(
             Operation {
                 action: "post",
                 gvk: gvk(),
-                body: &own,
-                response: &own,
+                body: own,
+                response: own,
                 query: WRITE,
                 ..Operation::default()
             },
@@ -226,11 +288,11 @@ fn add_resource(
         );
     }
     many.finish(paths, collection.to_owned());
-    let mut one = Builder { dialect, item: Map::new() };
+    let mut one = Builder { dialect, item: Map::new(), custom: resource.custom };
     if has("get") {
         one.operation(
             "get",
-            Operation { action: "get", gvk: gvk(), response: &own, ..Operation::default() },
+            Operation { action: "get", gvk: gvk(), response: own, ..Operation::default() },
         );
     }
     if has("update") {
@@ -239,8 +301,8 @@ fn add_resource(
             Operation {
                 action: "put",
                 gvk: gvk(),
-                body: &own,
-                response: &own,
+                body: own,
+                response: own,
                 query: WRITE,
                 ..Operation::default()
             },
@@ -253,7 +315,7 @@ fn add_resource(
                 action: "patch",
                 gvk: gvk(),
                 body: &patch,
-                response: &own,
+                response: own,
                 query: WRITE,
                 patch: true,
             },
@@ -274,13 +336,13 @@ fn add_resource(
     }
     one.finish(paths, format!("{collection}/{{name}}"));
     if resource.namespaced && has("list") {
-        let mut all = Builder { dialect, item: Map::new() };
+        let mut all = Builder { dialect, item: Map::new(), custom: resource.custom };
         all.operation(
             "get",
             Operation {
                 action: "list",
                 gvk: gvk(),
-                response: &list,
+                response: list,
                 query: LIST,
                 ..Operation::default()
             },
@@ -296,7 +358,7 @@ fn add_resource(
         }
         for path in watched {
             let action = if path.ends_with("{name}") { "watch" } else { "watchlist" };
-            let mut builder = Builder { dialect, item: Map::new() };
+            let mut builder = Builder { dialect, item: Map::new(), custom: resource.custom };
             builder.operation(
                 "get",
                 Operation {
@@ -314,19 +376,18 @@ fn add_resource(
 
 fn add_subresources(
     paths: &mut Map<String, Value>,
-    resource: &Resource,
+    resource: &Described<'_>,
     collection: &str,
     dialect: Dialect,
 ) {
-    let schema = api::schema::builtin();
     let patch = format!("{META}Patch");
-    for sub in resource.subresources {
-        let own = sub.ty.and_then(|ty| name(schema.node(ty))).unwrap_or_default();
-        let connect = sub.ty.is_none();
+    for sub in &resource.subresources {
+        let own = sub.own.as_str();
+        let connect = own.is_empty();
         let gvk = || Some(gvk(sub.group, sub.version, sub.kind));
         let build = |suffix: &str, paths: &mut Map<String, Value>| {
-            let mut builder = Builder { dialect, item: Map::new() };
-            for verb in sub.verbs {
+            let mut builder = Builder { dialect, item: Map::new(), custom: resource.custom };
+            for verb in &sub.verbs {
                 let (method, action) = match *verb {
                     "create" => ("post", "post"),
                     "update" => ("put", "put"),
@@ -339,13 +400,13 @@ fn add_subresources(
                 let body = match method {
                     _ if connect => "",
                     "patch" => patch.as_str(),
-                    "post" | "put" => own.as_str(),
+                    "post" | "put" => own,
                     _ => "",
                 };
                 let query = if body.is_empty() { &[] } else { WRITE };
                 builder.operation(
                     method,
-                    Operation { action, gvk: gvk(), body, response: &own, query, patch: is_patch },
+                    Operation { action, gvk: gvk(), body, response: own, query, patch: is_patch },
                 );
             }
             builder.finish(paths, format!("{collection}/{{name}}/{}{suffix}", sub.name));

@@ -7,7 +7,7 @@ use serde_json::{Map, Value, json};
 use api::resources::Resource;
 
 use super::descriptions::describe;
-use super::paths;
+use super::paths::{self, Described};
 use super::schemas::{self, Dialect, reach};
 use super::v3;
 
@@ -32,7 +32,8 @@ pub fn document(served: impl Fn(&Resource) -> bool) -> Value {
     let mut all = Map::new();
     for (group, version) in versions {
         let ours = |r: &&&Resource| (r.group, r.version) == (group, version);
-        let ours = resources.iter().filter(ours).copied().collect::<Vec<_>>();
+        let ours = resources.iter().filter(ours);
+        let ours = ours.map(|resource| Described::from(*resource)).collect::<Vec<_>>();
         all.extend(paths::paths(group, version, &ours, Dialect::V2));
     }
     let mut definitions = schemas::schemas(&types, bodies, Dialect::V2);

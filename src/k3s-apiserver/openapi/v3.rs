@@ -7,7 +7,7 @@ use serde_json::{Map, Value, json};
 use api::resources::Resource;
 
 use super::descriptions::describe;
-use super::paths::{self, root};
+use super::paths::{self, Described, root};
 use super::schemas::{self, Bodies, Dialect, reach};
 
 const META: &str = "io.k8s.apimachinery.pkg.apis.meta.v1.";
@@ -64,7 +64,8 @@ fn bare(group: &str, version: &str, served: impl Fn(&Resource) -> bool) -> Optio
     let mut types = BTreeSet::new();
     let bodies = reachable(&resources, &mut types);
     let schemas = schemas::schemas(&types, bodies, Dialect::V3);
-    let paths = paths::paths(group, version, &resources, Dialect::V3);
+    let described: Vec<_> = resources.iter().map(|resource| Described::from(*resource)).collect();
+    let paths = paths::paths(group, version, &described, Dialect::V3);
     Some(wrap(schemas, paths))
 }
 

@@ -5,7 +5,7 @@
 //! are pure decisions on object trees; only `allocate` holds something, in the guard it returns.
 
 mod admissionregistration;
-mod apiextensions;
+pub mod apiextensions;
 mod apiregistration;
 mod apps;
 mod autoscaling;
@@ -31,8 +31,9 @@ pub(crate) mod value;
 
 use std::any::Any;
 
+use apimachinery::jsonpath::JsonPath;
 use jiff::Timestamp;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 pub use self::field::{FieldErrors, Path};
 use crate::cluster::Cluster;
@@ -95,7 +96,7 @@ pub enum Deletion {
 /// Everything that is particular about one kind.
 pub trait Strategy: Sync + Send {
     /// Group and resource in upstream's short form: `configmaps`, `deployments.apps`.
-    fn resource(&self) -> &'static str;
+    fn resource(&self) -> &str;
 
     /// Fills in defaults that the schema does not declare. Runs on every decoded body and after
     /// every patch, so it must be idempotent.
@@ -124,6 +125,27 @@ pub trait Strategy: Sync + Send {
     /// The fields that `fieldSelector` may name besides name and namespace.
     fn selectable_fields(&self) -> &'static [Selectable] {
         &[]
+    }
+
+    /// A field that a definition makes selectable.
+    fn selectable_path(&self, _field: &str) -> Option<&JsonPath> {
+        None
+    }
+
+    /// Where a Scale has its numbers and its selector.
+    fn scale(&self) -> ScalePaths {
+        ScalePaths::default()
+    }
+
+    /// `columnDefinitions` of a Table.
+    fn column_definitions(&self) -> Value {
+        let definition = |column: &Column| {
+            json!({
+                "name": column.name, "type": column.kind, "format": column.format,
+                "description": column.description, "priority": column.priority,
+            })
+        };
+        self.columns().iter().map(definition).collect()
     }
 
     /// The columns of a Table.
@@ -193,9 +215,32 @@ pub trait Strategy: Sync + Send {
         false
     }
 
+    /// Completes what the store holds, before anybody sees it.
+    fn complete_stored(&self, _obj: &mut Object) {}
+
     /// Turns an object of one served version into another (`"autoscaling/v1"` → `"autoscaling/v2"`).
     /// `apiVersion` has been set already.
     fn convert(&self, _obj: &mut Object, _from: &str, _to: &str) {}
+}
+
+/// The places of an object that its Scale shows, by field names.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ScalePaths {
+    pub replicas: Vec<String>,
+    pub status_replicas: Vec<String>,
+    /// A selector object, or the text of one; empty for none.
+    pub selector: Vec<String>,
+}
+
+impl Default for ScalePaths {
+    fn default() -> Self {
+        let path = |a: &str, b: &str| vec![a.to_owned(), b.to_owned()];
+        Self {
+            replicas: path("spec", "replicas"),
+            status_replicas: path("status", "replicas"),
+            selector: path("spec", "selector"),
+        }
+    }
 }
 
 /// How `metadata.name` is checked.

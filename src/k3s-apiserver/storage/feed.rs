@@ -5,6 +5,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use anyhow::{Context, bail};
@@ -132,8 +133,12 @@ fn route<'k>(storage: &Storage, key: &'k [u8]) -> Option<(Arc<Store>, &'k str)> 
         return Some((store.clone(), &path[first..]));
     }
     let second = first + path[first..].find('/')? + 1;
-    let store = storage.by_folder.get(&path[..second])?;
-    Some((store.clone(), &path[second..]))
+    if let Some(store) = storage.by_folder.get(&path[..second]) {
+        return Some((store.clone(), &path[second..]));
+    }
+    // Groups of custom resources are domain names, and no folder of ours is.
+    let (group, plural) = (&path[..first - 1], &path[first..second - 1]);
+    group.contains('.').then(|| (storage.custom(group, plural), &path[second..]))
 }
 
 /// Reads every object at one revision and puts it in place of what the caches have.
@@ -167,6 +172,7 @@ async fn load(storage: &Storage) -> anyhow::Result<i64> {
             break;
         }
     }
+    storage.loaded_at.store(revision, Ordering::Release);
     let objects: usize = all.values().map(BTreeMap::len).sum();
     for store in storage.stores() {
         store.write().reset(all.remove(&store.resource).unwrap_or_default(), revision);

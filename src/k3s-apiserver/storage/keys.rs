@@ -30,9 +30,9 @@ pub fn builtin_prefix(resource: &str) -> String {
     format!("{ROOT}{folder}/")
 }
 
-/// The key prefix of a custom resource.
-pub fn custom_prefix(group: &str, plural: &str) -> String {
-    format!("{ROOT}{group}/{plural}/")
+/// Where a custom resource is below the root.
+pub fn custom_folder(group: &str, plural: &str) -> String {
+    format!("{group}/{plural}/")
 }
 
 /// What is behind the prefix: `namespace/name`, or `name` for cluster-scoped objects.

@@ -10,8 +10,8 @@ pub mod store;
 pub mod write;
 
 use std::collections::HashMap;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -38,6 +38,11 @@ pub struct Storage {
     pub client: etcd::Client,
     stores: HashMap<String, Arc<Store>>,
     by_folder: HashMap<String, Arc<Store>>,
+    /// The caches of custom resources by folder (`example.com/foos/`), made when the first object
+    /// or the definition comes.
+    custom: RwLock<HashMap<String, Arc<Store>>>,
+    /// The revision of the last load: a cache that is made later has seen everything since.
+    loaded_at: AtomicI64,
     /// All caches have seen everything up to this revision. 0: still loading.
     applied: watch::Sender<i64>,
     /// The newest revision that one of our writes made.
@@ -59,6 +64,8 @@ impl Storage {
                 .map(|store| (store.prefix[keys::ROOT.len()..].to_owned(), store.clone()))
                 .collect(),
             stores: stores.into_iter().map(|store| (store.resource.clone(), store)).collect(),
+            custom: RwLock::default(),
+            loaded_at: AtomicI64::new(0),
             applied: watch::Sender::new(0),
             written: AtomicI64::new(0),
             writers,
@@ -69,12 +76,32 @@ impl Storage {
     }
 
     /// The cache of a resource given as `configmaps` or `deployments.apps`.
-    pub fn store(&self, resource: &str) -> Option<&Arc<Store>> {
-        self.stores.get(resource)
+    pub fn store(&self, resource: &str) -> Option<Arc<Store>> {
+        if let Some(store) = self.stores.get(resource) {
+            return Some(store.clone());
+        }
+        let (plural, group) = resource.split_once('.')?;
+        let custom = self.custom.read().unwrap_or_else(PoisonError::into_inner);
+        custom.get(&keys::custom_folder(group, plural)).cloned()
     }
 
-    pub fn stores(&self) -> impl Iterator<Item = &Arc<Store>> {
-        self.stores.values()
+    /// The cache of a custom resource, made where it is missing.
+    pub fn custom(&self, group: &str, plural: &str) -> Arc<Store> {
+        let folder = keys::custom_folder(group, plural);
+        let mut custom = self.custom.write().unwrap_or_else(PoisonError::into_inner);
+        let make = || {
+            let prefix = format!("{}{folder}", keys::ROOT);
+            let store = Store::new(&format!("{plural}.{group}"), prefix);
+            // Whatever the store held at the last load has made its cache then.
+            store.write().reset(Default::default(), self.loaded_at.load(Ordering::Acquire));
+            Arc::new(store)
+        };
+        custom.entry(folder.clone()).or_insert_with(make).clone()
+    }
+
+    pub fn stores(&self) -> Vec<Arc<Store>> {
+        let custom = self.custom.read().unwrap_or_else(PoisonError::into_inner);
+        self.stores.values().chain(custom.values()).cloned().collect()
     }
 
     /// The revision that the caches are at.

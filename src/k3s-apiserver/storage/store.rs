@@ -38,7 +38,6 @@ pub struct Store {
     pub resource: String,
     /// `/registry/deployments/`
     pub prefix: String,
-    pub namespaced: bool,
     pub selectable: &'static [Selectable],
     state: RwLock<State>,
     /// Rung after every change.
@@ -58,11 +57,10 @@ pub struct State {
 }
 
 impl Store {
-    pub fn new(resource: &str, prefix: String, namespaced: bool) -> Self {
+    pub fn new(resource: &str, prefix: String) -> Self {
         Self {
             resource: resource.to_owned(),
             prefix,
-            namespaced,
             selectable: &[],
             state: RwLock::default(),
             changed: Notify::new(),

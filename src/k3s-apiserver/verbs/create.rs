@@ -9,7 +9,7 @@ use serde_json::Value;
 
 use super::inert;
 use super::managed;
-use super::object::{decode, expected};
+use super::object::decode_own;
 use super::options::WriteOptions;
 use super::render::{self, Thing};
 use super::write::{Draft, Written, is_deleting, match_namespace, meta_mut, meta_text, time_text};
@@ -33,7 +33,7 @@ pub async fn create(call: &Call<'_>, kind: &Kind, body: Bytes) -> Result<Respons
     let options = WriteOptions::read(&call.query, "CreateOptions")?;
     let validation = options.validation;
     let mut draft = Draft::new(call, kind, options)?;
-    let object = decode(call, expected(kind), &body, validation, &mut draft.warnings)?;
+    let object = decode_own(call, kind, &body, validation, &mut draft.warnings)?;
     let manager = managed::manager(&draft);
     let entry = create_object(&mut draft, object, managed::How::Update(&manager)).await?;
     let mut response = render::one(call, kind, accept, StatusCode::CREATED, Thing::Entry(entry));
@@ -81,6 +81,10 @@ async fn once(
     generated: bool,
 ) -> Result<Option<Arc<Entry>>, Status> {
     let kind = draft.kind;
+    if kind.custom().is_some_and(|custom| custom.terminating) {
+        let why = "create not allowed while custom resource definition is terminating";
+        return Err(Status::new(405, "MethodNotAllowed", why));
+    }
     let name = meta_text(&object, "name").to_owned();
     draft.mutate(Operation::Create, &name, &mut object, None).await?;
     auth::check_grant(draft.call, kind, &object, None).await?;
@@ -89,7 +93,7 @@ async fn once(
     meta::validate(kind, &object, &mut errors);
     kind.strategy.validate(&draft.cx(), &object, &mut errors);
     if !errors.is_empty() {
-        return Err(Status::invalid(&kind.group, &kind.kind, &name, &errors));
+        return Err(Status::invalid(&kind.group, said_kind(&object, kind), &name, &errors));
     }
     let warnings = kind.strategy.warnings(&draft.cx(), &object, None);
     draft.warnings.extend(warnings);
@@ -125,6 +129,11 @@ async fn once(
             Err(status)
         }
     }
+}
+
+/// The kind that a refusal names: a custom resource's body may say another.
+fn said_kind<'o>(object: &'o Object, kind: &'o Kind) -> &'o str {
+    object["kind"].as_str().unwrap_or(&kind.kind)
 }
 
 /// What the server alone says about a new object.

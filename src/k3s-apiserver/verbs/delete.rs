@@ -82,7 +82,7 @@ pub async fn collection(
     let filter = Filter::read(&call.info, kind, &list_options)?;
     let options = options(call, &body)?;
     let store = call.server.storage.store(&kind.resource).ok_or_else(Status::no_resource)?;
-    let page = list::page(call, store, &list_options, &filter).await?;
+    let page = list::page(call, &store, &list_options, &filter).await?;
     let mut draft = draft(call, kind, &options)?;
     for entry in &page.entries {
         let result = delete_object(&mut draft, entry.name(), &options).await;

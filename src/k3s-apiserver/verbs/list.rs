@@ -59,7 +59,7 @@ pub async fn list(call: &Call<'_>, kind: &Kind) -> Result<Response<Body>, Status
     let options = ListOptions::read(&call.query, false)?;
     let filter = Filter::read(&call.info, kind, &options)?;
     let store = call.server.storage.store(&kind.resource).ok_or_else(Status::no_resource)?;
-    let page = page(call, store, &options, &filter).await?;
+    let page = page(call, &store, &options, &filter).await?;
     Ok(render(call, kind, accept, page))
 }
 
@@ -201,8 +201,11 @@ fn quote_char(c: char) -> String {
 }
 
 /// The list's `metadata`.
-fn meta(page: &Page) -> Value {
+fn meta(page: &Page, kind: Option<&Kind>) -> Value {
     let mut meta = json!({"resourceVersion": page.revision.to_string()});
+    if kind.is_some_and(|kind| kind.custom().is_some()) {
+        meta["continue"] = "".into();
+    }
     if let Some(next) = &page.next {
         meta["continue"] = next.as_str().into();
         if let Some(remaining) = page.remaining {
@@ -214,8 +217,11 @@ fn meta(page: &Page) -> Value {
 
 /// The answer of LIST and deletecollection.
 pub fn render(call: &Call<'_>, kind: &Kind, accept: Accept, page: Page) -> Response<Body> {
-    let meta = meta(&page);
-    if accept.media == Media::Json && accept.shape == Shape::Whole && kind.is_stored() {
+    let meta = match accept.shape {
+        Shape::Whole => meta(&page, Some(kind)),
+        _ => meta(&page, None),
+    };
+    if accept.media == Media::Json && accept.shape == Shape::Whole && kind.sends_stored() {
         return gather(call, kind, &meta, page.entries);
     }
     let trees: Vec<Value> = page.entries.iter().map(|entry| object::served(kind, entry)).collect();
@@ -235,7 +241,7 @@ pub fn render(call: &Call<'_>, kind: &Kind, accept: Accept, page: Page) -> Respo
             let items: Vec<Value> = trees
                 .into_iter()
                 .map(|mut tree| {
-                    if let Some(map) = tree.as_object_mut() {
+                    if let (None, Some(map)) = (kind.custom(), tree.as_object_mut()) {
                         map.remove("kind");
                         map.remove("apiVersion");
                     }
@@ -255,13 +261,14 @@ fn gather(call: &Call<'_>, kind: &Kind, meta: &Value, entries: Vec<Arc<Entry>>) 
         "{{\"kind\":\"{}\",\"apiVersion\":\"{}\",\"metadata\":{meta},\"items\":[",
         kind.list_kind, kind.api_version
     );
+    let items = if kind.custom().is_some() { Items::Whole } else { Items::Bare };
     let size: usize = entries.iter().map(|entry| entry.bytes.len() + 1).sum();
     let zip = size > super::object::GZIP_MIN && object::wants_gzip(&call.parts.headers);
     if size <= CHUNK || zip {
         let mut out = BytesMut::with_capacity(head.len() + size + 4);
         out.put_slice(head.as_bytes());
         for (at, entry) in entries.iter().enumerate() {
-            put_item(&mut out, at, entry);
+            put_item(&mut out, at, entry, items);
         }
         out.put_slice(b"]}\n");
         let content_type = Accept::JSON.content_type();
@@ -270,28 +277,41 @@ fn gather(call: &Call<'_>, kind: &Kind, meta: &Value, entries: Vec<Arc<Entry>>) 
         }
         return answer(StatusCode::OK, content_type, full(out.freeze()));
     }
-    let pieces = stream::unfold((Some(head), entries, 0), |(head, entries, mut at)| async move {
-        if at > entries.len() {
-            return None;
-        }
-        let mut out = BytesMut::with_capacity(CHUNK + (8 << 10));
-        out.put_slice(head.unwrap_or_default().as_bytes());
-        while let Some(entry) = entries.get(at) {
-            put_item(&mut out, at, entry);
-            at += 1;
-            if out.len() >= CHUNK {
-                return Some((out.freeze(), (None, entries, at)));
+    let pieces =
+        stream::unfold((Some(head), entries, 0), move |(head, entries, mut at)| async move {
+            if at > entries.len() {
+                return None;
             }
-        }
-        out.put_slice(b"]}\n");
-        Some((out.freeze(), (None, entries, usize::MAX)))
-    });
+            let mut out = BytesMut::with_capacity(CHUNK + (8 << 10));
+            out.put_slice(head.unwrap_or_default().as_bytes());
+            while let Some(entry) = entries.get(at) {
+                put_item(&mut out, at, entry, items);
+                at += 1;
+                if out.len() >= CHUNK {
+                    return Some((out.freeze(), (None, entries, at)));
+                }
+            }
+            out.put_slice(b"]}\n");
+            Some((out.freeze(), (None, entries, usize::MAX)))
+        });
     answer(StatusCode::OK, Accept::JSON.content_type(), crate::body::stream(pieces))
 }
 
-fn put_item(out: &mut BytesMut, at: usize, entry: &Entry) {
+/// How objects stand in a list.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Items {
+    /// Without `kind` and `apiVersion`.
+    Bare,
+    Whole,
+}
+
+fn put_item(out: &mut BytesMut, at: usize, entry: &Entry, items: Items) {
     if at > 0 {
         out.put_u8(b',');
+    }
+    if items == Items::Whole {
+        out.put_slice(&entry.bytes);
+        return;
     }
     match entry.item() {
         Some(item) => {

@@ -1,5 +1,7 @@
 //! Managed fields of every write: who changed what.
 
+use std::sync::Arc;
+
 use api::schema::Node;
 use apimachinery::apply::{
     ApplyError, FieldManager, Reset, Set, Versions, keep_timestamps, manager_or_user_agent,
@@ -8,7 +10,7 @@ use serde_json::Value;
 
 use super::object::to_version;
 use super::write::Draft;
-use crate::kinds::{Kind, Kinds};
+use crate::kinds::Kind;
 use crate::registry::Object;
 use crate::status::Status;
 
@@ -108,23 +110,20 @@ fn reset(kind: &Kind, subresource: &str) -> Option<(bool, Set)> {
 
 /// The other versions of a kind.
 struct Others<'a> {
-    kinds: &'a Kinds,
+    versions: Vec<Arc<Kind>>,
     kind: &'a Kind,
 }
 
 impl<'a> Others<'a> {
     fn of(draft: &'a Draft<'_>) -> Self {
-        Self { kinds: &draft.call.server.kinds, kind: draft.kind }
+        let kind = draft.kind;
+        Self { versions: draft.call.server.kinds.versions(&kind.resource), kind }
     }
 }
 
 impl Versions for Others<'_> {
     fn convert<'a>(&'a self, object: &Value, api_version: &str) -> Option<(Value, Node<'a>)> {
-        let (group, version) = api_version.split_once('/').unwrap_or(("", api_version));
-        let other = self.kinds.get(group, version, &self.kind.plural)?;
-        if other.resource != self.kind.resource {
-            return None;
-        }
+        let other = self.versions.iter().find(|kind| kind.api_version == api_version)?;
         let mut object = object.clone();
         let from = object["apiVersion"].as_str().unwrap_or_default().to_owned();
         to_version(self.kind, &mut object, &from, api_version);

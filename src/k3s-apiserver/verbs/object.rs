@@ -12,6 +12,7 @@ use http::{HeaderMap, Response};
 use serde_json::{Value, json};
 
 use crate::body::{Body, full};
+use crate::custom;
 use crate::filter::Call;
 use crate::kinds::Kind;
 use crate::negotiate::{Accept, Shape, content};
@@ -37,6 +38,23 @@ pub fn decode(
     Ok(object)
 }
 
+/// Decodes a body into an object of this kind.
+pub fn decode_own(
+    call: &Call<'_>,
+    kind: &Kind,
+    body: &Bytes,
+    validation: FieldValidation,
+    warnings: &mut Vec<String>,
+) -> Result<Object, Status> {
+    match kind.custom() {
+        None => decode(call, expected(kind), body, validation, warnings),
+        Some(own) => {
+            let media = content(&call.parts.headers)?;
+            custom::decode::body(kind, own, body, media, validation, warnings)
+        }
+    }
+}
+
 /// What a body of this kind must be.
 pub fn expected(kind: &Kind) -> Expected<'_> {
     Expected { group: &kind.group, version: &kind.version, kind: &kind.kind, node: kind.node() }
@@ -59,19 +77,27 @@ pub fn decode_options(call: &Call<'_>, body: &Bytes) -> Result<Value, Status> {
 
 /// Types a tree that was put together from others (the result of an apply).
 pub fn settle(kind: &Kind, object: &mut Object) -> Result<(), Status> {
+    if let Some(own) = kind.custom() {
+        return custom::decode::settle(kind, own, object).map(|_pruned| ());
+    }
     let typed = decode::walk(object, kind.node());
     typed.map(|_pruned| ()).map_err(|err| Status::plain(err.to_string()))
 }
 
 /// Brings a tree into the form that the store and the wire have.
 pub fn normalize(kind: &Kind, object: &mut Object) {
-    canonicalize(object, kind.node());
+    match (kind.custom(), custom::metadata_node()) {
+        (Some(_), Some(node)) => canonicalize(&mut object["metadata"], node),
+        _ => canonicalize(object, kind.node()),
+    }
 }
 
 /// A stored object in the version that the kind is served in.
 pub fn served(kind: &Kind, entry: &Entry) -> Object {
     let mut object = entry.object();
-    to_version(kind, &mut object, &kind.storage_version, &kind.api_version);
+    kind.strategy.complete_stored(&mut object);
+    let from = object["apiVersion"].as_str().unwrap_or_default().to_owned();
+    to_version(kind, &mut object, &from, &kind.api_version);
     object
 }
 

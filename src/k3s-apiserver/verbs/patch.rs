@@ -12,14 +12,22 @@ use super::render::{self, Thing};
 use super::update::{Source, check_name, update_object};
 use super::write::{Draft, meta_mut, meta_text};
 use crate::body::Body;
+use crate::custom;
 use crate::filter::Call;
 use crate::kinds::Kind;
 use crate::negotiate::{Accept, content_type};
 use crate::registry::{FieldErrors, Object};
 use crate::status::Status;
 
+/// The patches of custom resources, as refusals list them.
+const CUSTOM_PATCHES: &str =
+    "application/json-patch+json, application/merge-patch+json, application/apply-patch+yaml";
+
 pub async fn patch(call: &Call<'_>, kind: &Kind, body: Bytes) -> Result<Response<Body>, Status> {
     let content = content_type(&call.parts.headers);
+    if kind.custom().is_some() && content == "application/strategic-merge-patch+json" {
+        return Err(Status::unsupported_media_type(CUSTOM_PATCHES));
+    }
     let patch_kind = match content {
         "application/json-patch+json" => PatchKind::Json,
         "application/merge-patch+json" => PatchKind::Merge,
@@ -36,7 +44,10 @@ pub async fn patch(call: &Call<'_>, kind: &Kind, body: Bytes) -> Result<Response
     let name = &call.info.name;
     let make = |old: &Object, warnings: &mut Vec<String>| {
         let typing = if kind.builtin.is_some() { Typing::Typed } else { Typing::Custom };
-        let patched = patch::apply(patch_kind, old.clone(), &body, kind.node(), typing)?;
+        let mut patched = patch::apply(patch_kind, old.clone(), &body, kind.node(), typing)?;
+        if let Some(custom) = kind.custom() {
+            patched.strict.extend(custom::decode::settle(kind, custom, &mut patched.value)?);
+        }
         let (mut new, mut found) = patched.validated(validation)?;
         warnings.append(&mut found);
         check_kind(kind, &mut new)?;

@@ -41,7 +41,9 @@ pub fn one(
     thing: Thing,
 ) -> Response<Body> {
     let bytes = match (&thing, accept.shape, accept.media) {
-        (Thing::Entry(entry), Shape::Whole, Media::Json) if kind.is_stored() => entry.bytes.clone(),
+        (Thing::Entry(entry), Shape::Whole, Media::Json) if kind.sends_stored() => {
+            entry.bytes.clone()
+        }
         (_, Shape::Whole, _) => encode(accept.media, &thing.tree(kind)),
         (_, Shape::Partial, _) => encode(accept.media, &partial(accept, &thing.tree(kind))),
         (_, Shape::Table, _) => {

@@ -1,6 +1,7 @@
 //! `scale`: the number of replicas of whatever has one.
 
 use apimachinery::apply::{from_scale, set_managed_fields, to_scale};
+use apimachinery::meta;
 use apimachinery::patch::{self, PatchKind, Typing};
 use bytes::Bytes;
 use http::{Method, Response, StatusCode};
@@ -16,11 +17,9 @@ use crate::body::Body;
 use crate::filter::Call;
 use crate::kinds::{Kind, Sub};
 use crate::negotiate::{Accept, content_type};
-use crate::registry::Object;
 use crate::registry::field::FieldErrors;
+use crate::registry::{Object, ScalePaths};
 use crate::status::Status;
-
-const REPLICAS: [&str; 2] = ["spec", "replicas"];
 
 pub async fn serve(
     call: &Call<'_>,
@@ -30,12 +29,14 @@ pub async fn serve(
 ) -> Result<Response<Body>, Status> {
     let accept = Accept::read(&call.parts.headers)?;
     let name = call.info.name.as_str();
+    let paths = kind.strategy.scale();
+    let replicas: Vec<&str> = paths.replicas.iter().map(String::as_str).collect();
     if call.parts.method == Method::GET {
         call.server.storage.settled().await?;
         let draft = Draft::new(call, kind, WriteOptions::read(&call.query, "GetOptions")?)?;
         let entry = draft.store.get(&draft.key(name));
         let entry = entry.ok_or_else(|| Status::not_found(kind.about(name)))?;
-        let mut scale = scale_of(&draft.served(&entry));
+        let mut scale = scale_of(&draft.served(&entry), &paths);
         set_managed_fields(&mut scale, None);
         return Ok(render::one(call, kind, accept, StatusCode::OK, Thing::Tree(scale)));
     }
@@ -60,13 +61,15 @@ pub async fn serve(
     };
     let node = kind.sub_node(sub).ok_or_else(Status::no_resource)?;
     let make = |old: &Object, warnings: &mut Vec<String>| {
-        let before = scale_of(old);
+        let before = scale_of(old, &paths);
         let after = match &sent {
             Some(sent) => sent.clone(),
             None => patched(call, &planner, &before, &body, node, &manager, warnings)?,
         };
         check_name(&after, name)?;
-        check(&after, name)?;
+        if kind.custom().is_none() {
+            check(&after, name)?;
+        }
         let revision = &after["metadata"]["resourceVersion"];
         if revision.as_str().is_some_and(|text| !text.is_empty())
             && *revision != before["metadata"]["resourceVersion"]
@@ -78,13 +81,14 @@ pub async fn serve(
             managed::record_scale(&planner, node, &before, &mut recorded, &manager);
         }
         let mut new = old.clone();
-        new["spec"]["replicas"] = recorded["spec"]["replicas"].as_i64().unwrap_or(0).into();
-        let fields = from_scale(old, &recorded, &REPLICAS, &kind.api_version);
+        let count = recorded["spec"]["replicas"].as_i64().unwrap_or(0);
+        *meta::place(&mut new, &replicas) = count.into();
+        let fields = from_scale(old, &recorded, &replicas, &kind.api_version);
         set_managed_fields(&mut new, fields);
         Ok(new)
     };
     let entry = update_object(&mut draft, name, Source::Patch, How::Applied, make).await?;
-    let mut scale = scale_of(&draft.served(&entry));
+    let mut scale = scale_of(&draft.served(&entry), &paths);
     set_managed_fields(&mut scale, None);
     let mut response = render::one(call, kind, accept, StatusCode::OK, Thing::Tree(scale));
     render::warn(&mut response, &draft.warnings);
@@ -92,7 +96,7 @@ pub async fn serve(
 }
 
 /// The Scale of an object.
-fn scale_of(object: &Object) -> Value {
+fn scale_of(object: &Object, paths: &ScalePaths) -> Value {
     let meta = &object["metadata"];
     let mut shown = json!({});
     for field in ["name", "namespace", "uid", "resourceVersion", "creationTimestamp"] {
@@ -100,18 +104,25 @@ fn scale_of(object: &Object) -> Value {
             shown[field] = value.clone();
         }
     }
+    let find = |path: &[String]| path.iter().try_fold(object, |value, name| value.get(name));
+    let count = |path: &[String]| find(path).and_then(Value::as_i64).unwrap_or(0);
     let mut spec = json!({});
-    if let Some(replicas) = object["spec"]["replicas"].as_i64().filter(|count| *count != 0) {
-        spec["replicas"] = replicas.into();
+    if count(&paths.replicas) != 0 {
+        spec["replicas"] = count(&paths.replicas).into();
     }
-    let mut status = json!({"replicas": object["status"]["replicas"].as_i64().unwrap_or(0)});
-    let selector = selector_text(&object["spec"]["selector"]);
+    let mut status = json!({"replicas": count(&paths.status_replicas)});
+    let selector = match find(&paths.selector).filter(|_| !paths.selector.is_empty()) {
+        Some(Value::String(text)) => text.clone(),
+        Some(selector) => selector_text(selector),
+        None => String::new(),
+    };
     if !selector.is_empty() {
         status["selector"] = selector.into();
     }
     let mut scale = json!({"kind": "Scale", "apiVersion": "autoscaling/v1", "metadata": shown,
         "spec": spec, "status": status});
-    set_managed_fields(&mut scale, to_scale(object, &REPLICAS));
+    let replicas: Vec<&str> = paths.replicas.iter().map(String::as_str).collect();
+    set_managed_fields(&mut scale, to_scale(object, &replicas));
     scale
 }
 

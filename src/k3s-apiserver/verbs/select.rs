@@ -1,6 +1,9 @@
 //! Label and field selectors over cache entries.
 
+use apimachinery::jsonpath::JsonPath;
 use apimachinery::selector::{FieldSelector, LabelSelector};
+
+use serde_json::Value;
 
 use super::options::ListOptions;
 use crate::kinds::Kind;
@@ -26,12 +29,14 @@ struct Term {
     value: String,
 }
 
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 enum Field {
     Name,
     Namespace,
     /// The kind's n-th selectable field.
     Other(usize),
+    /// A field of a custom resource, read from the object.
+    Custom(JsonPath),
 }
 
 impl Filter {
@@ -47,6 +52,13 @@ impl Filter {
                 "metadata.namespace" if kind.namespaced => Field::Namespace,
                 other => match selectable.iter().position(|field| field.name == other) {
                     Some(at) => Field::Other(at),
+                    None if let Some(path) = kind.strategy.selectable_path(other) => {
+                        Field::Custom(path.clone())
+                    }
+                    None if kind.custom().is_some() => {
+                        let message = format!("field label not supported: {other}");
+                        return Err(Status::bad_request(message));
+                    }
                     None => return Err(unknown(selectable, other)),
                 },
             };
@@ -67,16 +79,28 @@ impl Filter {
     pub fn matches(&self, entry: &Entry) -> bool {
         (self.namespace.is_empty() || entry.namespace() == self.namespace)
             && self.fields.iter().all(|term| {
-                let value = match term.field {
-                    Field::Name => entry.name(),
-                    Field::Namespace => entry.namespace(),
+                let equal = match &term.field {
+                    Field::Name => entry.name() == term.value,
+                    Field::Namespace => entry.namespace() == term.value,
                     Field::Other(at) => {
-                        entry.fields.get(at).map(|text| &**text).unwrap_or_default()
+                        let value = entry.fields.get(*at).map(|text| &**text);
+                        value.unwrap_or_default() == term.value
                     }
+                    Field::Custom(path) => custom_text(entry, path) == term.value,
                 };
-                (value == term.value) == term.equal
+                equal == term.equal
             })
             && (self.labels.is_everything() || self.labels.matches(|name| entry.label(name)))
+    }
+}
+
+/// The text of a custom resource's field, empty when it is not there.
+fn custom_text(entry: &Entry, path: &JsonPath) -> String {
+    let object = entry.object();
+    match path.find(&object).first() {
+        None | Some(Value::Null) => String::new(),
+        Some(Value::String(text)) => text.clone(),
+        Some(other) => other.to_string(),
     }
 }
 

@@ -56,17 +56,7 @@ pub fn build(
 ) -> Value {
     let columns: Value = match head {
         Head::Without => Value::Null,
-        Head::With => kind
-            .strategy
-            .columns()
-            .iter()
-            .map(|column| {
-                json!({
-                    "name": column.name, "type": column.kind, "format": column.format,
-                    "description": column.description, "priority": column.priority,
-                })
-            })
-            .collect(),
+        Head::With => kind.strategy.column_definitions(),
     };
     let rows: Vec<Value> = trees
         .iter()

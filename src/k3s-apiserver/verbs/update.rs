@@ -9,7 +9,7 @@ use serde_json::Value;
 
 use super::create::create_object;
 use super::managed::{self, How};
-use super::object::{decode, expected, normalize};
+use super::object::{decode_own, normalize};
 use super::options::WriteOptions;
 use super::render::{self, Thing};
 use super::write::{
@@ -44,7 +44,7 @@ pub async fn update(call: &Call<'_>, kind: &Kind, body: Bytes) -> Result<Respons
     let options = WriteOptions::read(&call.query, "UpdateOptions")?;
     let validation = options.validation;
     let mut draft = Draft::new(call, kind, options)?;
-    let object = decode(call, expected(kind), &body, validation, &mut draft.warnings)?;
+    let object = decode_own(call, kind, &body, validation, &mut draft.warnings)?;
     check_name(&object, &call.info.name)?;
     let manager = managed::manager(&draft);
     let missing = call.info.subresource.is_empty() && kind.strategy.allow_create_on_update();
@@ -152,7 +152,7 @@ fn check_preconditions(
             "metadata.resourceVersion",
             "Invalid value: 0: must be specified for an update".to_owned(),
         );
-        return Err(Status::invalid(&kind.group, &kind.kind, name, &errors));
+        return Err(Status::invalid(&kind.group, &kind.plural, name, &errors));
     }
     if revision.parse::<u64>().is_err() {
         let shown = quote(revision);
@@ -285,10 +285,13 @@ fn keep_all_but_status(new: &mut Object, old: &Object) {
 fn spec_changed(kind: &Kind, new: &Object, old: &Object) -> bool {
     let mut new = new.clone();
     normalize(kind, &mut new);
+    let status_too = kind.custom().is_some() && !kind.has_status();
     let relevant = |object: &Value| -> Vec<(String, Value)> {
         let map = object.as_object().into_iter().flatten();
-        map.filter(|(name, _)| {
-            !matches!(name.as_str(), "metadata" | "status" | "kind" | "apiVersion")
+        map.filter(|(name, _)| match name.as_str() {
+            "metadata" | "kind" | "apiVersion" => false,
+            "status" => status_too,
+            _ => true,
         })
         .map(|(name, value)| (name.clone(), value.clone()))
         .collect()

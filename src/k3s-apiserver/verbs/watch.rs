@@ -42,7 +42,7 @@ pub async fn watch(call: &Call<'_>, kind: &Arc<Kind>) -> Result<Response<Body>, 
     let accept = Accept::read(&call.parts.headers)?;
     let options = ListOptions::read(&call.query, true)?;
     let filter = Filter::read(&call.info, kind, &options)?;
-    let store = call.server.storage.store(&kind.resource).ok_or_else(Status::no_resource)?.clone();
+    let store = call.server.storage.store(&kind.resource).ok_or_else(Status::no_resource)?;
     let now = Instant::now();
     let seconds = options
         .timeout_seconds
@@ -259,7 +259,7 @@ impl Watcher {
 
     /// A frame that other watchers may send too.
     fn shared(&mut self, event: Option<&Event>, what: &str, entry: &Entry) -> Bytes {
-        let plain = self.accept == Accept::JSON && self.kind.is_stored();
+        let plain = self.accept == Accept::JSON && self.kind.sends_stored();
         match event {
             Some(event) if plain => event.frame.get_or_init(|| json_frame(what, entry)).clone(),
             _ => self.frame(what, entry),
@@ -267,7 +267,7 @@ impl Watcher {
     }
 
     fn frame(&mut self, what: &str, entry: &Entry) -> Bytes {
-        if self.accept == Accept::JSON && self.kind.is_stored() {
+        if self.accept == Accept::JSON && self.kind.sends_stored() {
             return json_frame(what, entry);
         }
         let tree = object::served(&self.kind, entry);

@@ -39,7 +39,7 @@ pub enum Author {
 pub struct Draft<'a> {
     pub call: &'a Call<'a>,
     pub kind: &'a Kind,
-    pub store: &'a Arc<Store>,
+    pub store: Arc<Store>,
     pub options: WriteOptions,
     pub subresource: &'a str,
     /// Who made the new object: what the server made itself, no strategy checks.

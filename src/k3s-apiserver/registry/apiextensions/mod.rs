@@ -1,19 +1,44 @@
 //! `apiextensions.k8s.io/v1`: the objects that define custom resources.
+//!
+//! What they define is served by `crate::custom`. Paths in refusals are those of upstream's internal
+//! version, in which what all versions share stands at the top (`spec.validation`).
 
+mod rules;
+mod schema;
+mod spec;
+mod structure;
+
+use apimachinery::structural::{Structural, is_known_format};
 use serde_json::{Value, json};
 
 use super::field::{FieldErrors, Path};
-use super::validate::{label_1035_problems, label_problems, problems, spec, subdomain_problems};
-use super::value::{at, at_mut, default, default_zero, flag, has, key, list, text};
+use super::meta::name_problems;
+use super::value::{
+    at, at_mut, default, default_zero, flag, has, key, list, map, set, text, texts,
+};
 use super::{Cx, NameRule, Object, Strategy};
+use crate::custom::{ESTABLISHED, TERMINATING};
+use crate::verbs::write::time_text;
 
 pub(super) static STRATEGIES: &[&dyn Strategy] = &[&CustomResourceDefinition];
+
+/// The finalizer that keeps a definition until its objects are gone.
+pub const CLEANUP: &str = "customresourcecleanup.apiextensions.k8s.io";
+/// The annotation that says where a definition in one of Kubernetes' groups was approved.
+pub const APPROVED: &str = "api-approved.kubernetes.io";
+
+/// Is the group one of Kubernetes' own?
+pub fn is_protected(group: &str) -> bool {
+    ["k8s.io", "kubernetes.io"].iter().any(|domain| {
+        group == *domain || group.strip_suffix(domain).is_some_and(|rest| rest.ends_with('.'))
+    })
+}
 
 #[derive(Debug)]
 struct CustomResourceDefinition;
 
 impl Strategy for CustomResourceDefinition {
-    fn resource(&self) -> &'static str {
+    fn resource(&self) -> &str {
         "customresourcedefinitions.apiextensions.k8s.io"
     }
 
@@ -33,11 +58,9 @@ impl Strategy for CustomResourceDefinition {
     }
 
     fn prepare_for_create(&self, _cx: &Cx<'_>, obj: &mut Object) {
-        let stored: Vec<Value> = list(obj, "spec.versions")
-            .iter()
-            .filter(|version| flag(version, "storage"))
-            .map(|version| key(version, "name").clone())
-            .collect();
+        let stored = list(obj, "spec.versions").iter().find(|version| flag(version, "storage"));
+        let stored: Vec<Value> =
+            stored.map(|version| key(version, "name").clone()).into_iter().collect();
         obj["status"] = json!({
             "acceptedNames": {"kind": "", "plural": ""},
             "conditions": null,
@@ -46,30 +69,99 @@ impl Strategy for CustomResourceDefinition {
     }
 
     fn validate(&self, _cx: &Cx<'_>, obj: &Object, errs: &mut FieldErrors) {
-        validate(obj, errs);
+        let name = text(obj, "metadata.name");
+        let wanted = format!("{}.{}", text(obj, "spec.names.plural"), text(obj, "spec.group"));
+        let path = Path::new("metadata").child("name");
+        for problem in name_problems(NameRule::Subdomain, name, false) {
+            errs.invalid(path.clone(), name, problem);
+        }
+        if name != wanted {
+            errs.invalid(path, name, "must be spec.names.plural+\".\"+spec.group");
+        }
+        spec::validate(obj, errs);
+        approval(obj, errs);
+        if flag(obj, "spec.preserveUnknownFields") {
+            let detail = "cannot set to true, set x-kubernetes-preserve-unknown-fields to true in spec.versions[*].schema instead";
+            errs.invalid("spec.preserveUnknownFields", true, detail);
+        }
+    }
+
+    fn prepare_for_update(&self, cx: &Cx<'_>, new: &mut Object, _old: &Object) {
+        if !cx.subresource.is_empty() {
+            return;
+        }
+        let stored = list(new, "spec.versions").iter().find(|version| flag(version, "storage"));
+        let Some(name) = stored.map(|version| text(version, "name").to_owned()) else { return };
+        let mut versions = list(new, "status.storedVersions").to_vec();
+        if !versions.iter().any(|known| *known == name) {
+            versions.push(name.into());
+            set(new, "status.storedVersions", versions);
+        }
     }
 
     fn validate_update(&self, cx: &Cx<'_>, new: &Object, old: &Object, errs: &mut FieldErrors) {
         if !cx.subresource.is_empty() {
+            spec::stored_versions(new, errs);
             return;
         }
-        validate(new, errs);
-        for field in ["group", "scope"] {
-            super::validate::immutable_spec(errs, field, new, old);
+        spec::validate(new, errs);
+        let established = list(old, "status.conditions")
+            .iter()
+            .any(|condition| condition["type"] == ESTABLISHED && condition["status"] == "True");
+        super::validate::immutable_spec(errs, "group", new, old);
+        if established {
+            super::validate::immutable_spec(errs, "scope", new, old);
         }
-        for field in ["kind", "plural"] {
-            let path = format!("spec.names.{field}");
-            let here = spec().child("names").child(field);
-            super::validate::immutable(errs, &here, at(new, &path), at(old, &path));
-        }
-        for name in super::value::texts(old, "status.storedVersions") {
-            if !list(new, "spec.versions").iter().any(|v| text(v, "name") == name) {
-                let detail = format!(
-                    "missing from spec.versions; {name} was previously a storage version, and must remain in spec.versions until a storage migration ensures no data remains persisted in {name} and removes {name} from status.storedVersions"
-                );
-                errs.invalid("status.storedVersions[0]", name, detail);
+        for (field, always) in [("plural", true), ("kind", false)] {
+            if always || established {
+                let path = format!("spec.names.{field}");
+                let here = super::validate::spec().child("names").child(field);
+                super::validate::immutable(errs, &here, at(new, &path), at(old, &path));
             }
         }
+        let annotation = |object| key(at(object, "metadata.annotations"), APPROVED).clone();
+        if annotation(new) != annotation(old) {
+            approval(new, errs);
+        }
+    }
+
+    fn warnings(&self, _cx: &Cx<'_>, obj: &Object, _old: Option<&Object>) -> Vec<String> {
+        let mut formats = Vec::new();
+        for version in list(obj, "spec.versions") {
+            unknown_formats(at(version, "schema.openAPIV3Schema"), &mut formats);
+        }
+        formats.dedup();
+        let mut warnings: Vec<String> =
+            formats.into_iter().map(|format| format!("unrecognized format \"{format}\"")).collect();
+        if list(obj, "spec.versions")
+            .iter()
+            .any(|version| Structural::read(at(version, "schema.openAPIV3Schema")).has_rules())
+        {
+            let text = "x-kubernetes-validations are stored and published but not enforced yet";
+            warnings.push(text.to_owned());
+        }
+        warnings
+    }
+
+    fn mark_deleting(&self, obj: &mut Object) {
+        let time = jiff::Timestamp::now();
+        let mut finalizers = list(obj, "metadata.finalizers").to_vec();
+        if !finalizers.iter().any(|name| name == CLEANUP) {
+            finalizers.push(CLEANUP.into());
+        }
+        set(obj, "metadata.finalizers", finalizers);
+        let mut conditions = list(obj, "status.conditions").to_vec();
+        conditions.retain(|condition| condition["type"] != TERMINATING);
+        conditions.push(json!({
+            "type": TERMINATING, "status": "True", "reason": "InstanceDeletionPending",
+            "message": "CustomResourceDefinition marked for deletion; CustomResource deletion will begin soon",
+            "lastTransitionTime": time_text(time),
+        }));
+        set(obj, "status.conditions", conditions);
+    }
+
+    fn holds_deletion(&self, obj: &Object) -> bool {
+        !has(obj, "metadata.deletionTimestamp")
     }
 
     fn has_generation(&self) -> bool {
@@ -81,83 +173,38 @@ impl Strategy for CustomResourceDefinition {
     }
 }
 
-fn validate(obj: &Object, errs: &mut FieldErrors) {
-    let (path, body) = (spec(), at(obj, "spec"));
-    let (group, plural) = (text(body, "group"), text(body, "names.plural"));
-    let name = text(obj, "metadata.name");
-    let wanted = format!("{plural}.{group}");
-    if name != wanted {
-        let detail = "must be spec.names.plural+\".\"+spec.group";
-        errs.invalid(Path::new("metadata").child("name"), name, detail);
+fn approval(obj: &Object, errs: &mut FieldErrors) {
+    if !is_protected(text(obj, "spec.group")) {
+        return;
     }
-    if group.is_empty() {
-        errs.required(path.child("group"), "");
-    } else {
-        problems(errs, &path.child("group"), group, subdomain_problems(group));
-        if !group.contains('.') {
-            errs.invalid(path.child("group"), group, "should be a domain with at least one dot");
-        }
-    }
-    let scope = text(body, "scope");
-    if scope.is_empty() {
-        errs.required(path.child("scope"), "");
-    } else if !matches!(scope, "Cluster" | "Namespaced") {
-        errs.not_supported(path.child("scope"), scope, &["Cluster", "Namespaced"]);
-    }
-    versions(errs, &path, body);
-    names(errs, &path.child("names"), key(body, "names"));
-    let strategy = text(body, "conversion.strategy");
-    if !matches!(strategy, "None" | "Webhook") {
-        let here = path.child("conversion").child("strategy");
-        errs.not_supported(here, strategy, &["None", "Webhook"]);
-    } else if strategy == "Webhook" && !has(body, "conversion.webhook.clientConfig") {
-        let here = path.child("conversion").child("webhook").child("clientConfig");
-        errs.required(here, "required when strategy is set to Webhook");
+    let path = Path::new("metadata").child("annotations").key(APPROVED);
+    let see = "see https://github.com/kubernetes/enhancements/pull/1111";
+    match key(at(obj, "metadata.annotations"), APPROVED).as_str().unwrap_or_default() {
+        "" => errs.required(
+            path,
+            format!("protected groups must have approval annotation {APPROVED:?}, {see}"),
+        ),
+        text if text.starts_with("unapproved") || text.starts_with("http") => {}
+        text => errs.invalid(
+            path,
+            text,
+            format!(
+                "protected groups must have approval annotation {APPROVED:?} with either a URL or a reason starting with \"unapproved\", {see}"
+            ),
+        ),
     }
 }
 
-fn versions(errs: &mut FieldErrors, path: &Path, body: &Value) {
-    let path = path.child("versions");
-    let all = list(body, "versions");
-    let mut stored = 0;
-    for (n, version) in all.iter().enumerate() {
-        let path = path.index(n);
-        let name = text(version, "name");
-        problems(errs, &path.child("name"), name, label_1035_problems(name));
-        if all[..n].iter().any(|other| text(other, "name") == name) {
-            errs.duplicate(path.child("name"), name);
-        }
-        stored += usize::from(flag(version, "storage"));
-        if !has(version, "schema.openAPIV3Schema") && !has(body, "preserveUnknownFields") {
-            errs.required(path.child("schema").child("openAPIV3Schema"), "schemas are required");
-        }
+fn unknown_formats(schema: &Value, found: &mut Vec<String>) {
+    let format = text(schema, "format");
+    if text(schema, "type") == "string" && !format.is_empty() && !is_known_format(format) {
+        found.push(format.to_owned());
     }
-    if stored != 1 {
-        let shown = key(body, "versions").clone();
-        let detail = "must have exactly one version marked as storage version";
-        errs.invalid(path, shown, detail);
-    }
-}
-
-fn names(errs: &mut FieldErrors, path: &Path, names: &Value) {
-    for field in ["plural", "singular", "kind", "listKind"] {
-        let value = text(names, field);
-        if value.is_empty() {
-            errs.required(path.child(field), "");
-        } else {
-            problems(errs, &path.child(field), value, label_1035_problems(&value.to_lowercase()));
+    map(schema, "properties").values().for_each(|child| unknown_formats(child, found));
+    for name in ["items", "additionalProperties"] {
+        let child = key(schema, name);
+        if child.is_object() {
+            unknown_formats(child, found);
         }
-    }
-    for field in ["shortNames", "categories"] {
-        for (n, value) in super::value::texts(names, field).enumerate() {
-            problems(errs, &path.child(field).index(n), value, label_problems(value));
-        }
-    }
-    if !text(names, "kind").is_empty() && text(names, "kind") == text(names, "listKind") {
-        errs.invalid(
-            path.child("listKind"),
-            text(names, "listKind"),
-            "kind and listKind may not be the same",
-        );
     }
 }
