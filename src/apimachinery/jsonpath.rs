@@ -46,7 +46,7 @@ impl JsonPath {
     pub fn parse(text: &str) -> Option<Self> {
         let mut reader = Reader { rest: text.trim() };
         let mut steps = Vec::new();
-        if reader.take("$") || reader.take("@") {}
+        reader.rest = reader.rest.trim_start_matches(['$', '@']);
         while !reader.rest.is_empty() {
             steps.push(reader.step()?);
         }
@@ -55,11 +55,7 @@ impl JsonPath {
 
     /// The field names, when the path is nothing else.
     pub fn fields(&self) -> Option<Vec<&str>> {
-        let name = |step| match step {
-            &Step::Field(ref name) => Some(name.as_str()),
-            _ => None,
-        };
-        self.0.iter().map(name).collect()
+        self.0.iter().map(Step::name).collect()
     }
 
     /// Everything that the path leads to.
@@ -71,6 +67,13 @@ impl JsonPath {
 }
 
 impl Step {
+    fn name(&self) -> Option<&str> {
+        match self {
+            Self::Field(name) => Some(name),
+            _ => None,
+        }
+    }
+
     fn follow<'v>(&self, value: &'v Value) -> Vec<&'v Value> {
         let items = || value.as_array().map(Vec::as_slice).unwrap_or_default();
         let place = |index: i64, len: usize| -> Option<usize> {

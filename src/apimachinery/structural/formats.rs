@@ -184,21 +184,21 @@ fn is_credit_card(text: &str) -> bool {
             (_, twice) => twice,
         })
         .sum();
-    sum % 10 == 0
+    sum.is_multiple_of(10)
 }
 
 fn is_isbn10(text: &str) -> bool {
     let plain: String = text.chars().filter(|c| !matches!(c, '-' | ' ')).collect();
     let shaped = regex!(&plain, "^[0-9]{9}[0-9X]$");
     let value = |c: char| c.to_digit(10).unwrap_or(10);
-    shaped && plain.chars().zip(1..).map(|(c, at)| value(c) * at).sum::<u32>() % 11 == 0
+    shaped && plain.chars().zip(1..).map(|(c, at)| value(c) * at).sum::<u32>().is_multiple_of(11)
 }
 
 fn is_isbn13(text: &str) -> bool {
     let plain: String = text.chars().filter(|c| !matches!(c, '-' | ' ')).collect();
     let weights = [1, 3].into_iter().cycle();
     let sum: u32 = digits(&plain).iter().zip(weights).map(|(digit, weight)| digit * weight).sum();
-    regex!(&plain, "^[0-9]{13}$") && sum % 10 == 0
+    regex!(&plain, "^[0-9]{13}$") && sum.is_multiple_of(10)
 }
 
 #[cfg(test)]

@@ -150,7 +150,7 @@ async fn create(call: &Call<'_>, name: &str, hash: &str) -> Result<(), Status> {
         "data": { "hash": STANDARD.encode(hash) },
     });
     let inner = filter::Call { server: call.server, info, query, parts, user, peer: call.peer };
-    verbs::create::create(&inner, kind, Bytes::from(secret.to_string())).await.map(drop)
+    verbs::create::create(&inner, &kind, Bytes::from(secret.to_string())).await.map(drop)
 }
 
 #[cfg(test)]
