@@ -144,7 +144,7 @@ pub(crate) fn apply(manifest: &str) -> Result<String> {
     text("kubectl apply", child.wait_with_output()?)
 }
 
-fn kubectl_command() -> Command {
+pub(crate) fn kubectl_command() -> Command {
     let bundled = Path::new("target/tools/kubectl");
     let mut command = Command::new(if bundled.exists() { bundled } else { Path::new("kubectl") });
     command.env("KUBECONFIG", "/etc/rancher/k3s/k3s.yaml");

@@ -2,11 +2,13 @@
 //!
 //! Invariant: `main` decides and delegates; every component and role lives in its own file or crate.
 
+mod agent;
 mod backend;
 mod bus;
 mod cli;
 mod components;
 mod containerd;
+mod control;
 mod images;
 mod role;
 mod runtime;
@@ -14,6 +16,7 @@ mod server;
 mod settings;
 mod status;
 mod systemd;
+mod token;
 mod tools;
 mod trust;
 mod units;
@@ -27,7 +30,7 @@ use daemon::config::Setting;
 use daemon::{ConfigError, Flavour};
 use tracing::warn;
 
-use crate::cli::{Cli, Command, ServerArgs, missing};
+use crate::cli::{AgentArgs, Cli, Command, ServerArgs, missing};
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
@@ -41,6 +44,7 @@ fn main() -> ExitCode {
             return fail(&daemon::supervise::activate(args.into_iter().skip(1)).into());
         }
         "k3s-cni" | "loopback" => return k3s_flannel::cni::main(),
+        "k3s-agent" => args.splice(..1, ["k3s".into(), "agent".into()]).for_each(drop),
         "k3s-server" => args.splice(..1, ["k3s".into(), "server".into()]).for_each(drop),
         "kubectl" | "crictl" | "ctr" => {
             args.splice(..1, ["k3s".into(), name.into()]).for_each(drop);
@@ -76,12 +80,14 @@ struct Given {
 fn run(command: Command, given: &Given) -> ExitCode {
     let done = match command {
         Command::Server(args) => serve(*args, given),
-        Command::Agent(_) => Err(not_yet("k3s agent")),
+        Command::Agent(args) => join(*args, given),
         Command::Status(args) => block_on(status::run(args.json)),
         Command::Kubectl(passed) => tools::kubectl(&passed.args).map(|()| ExitCode::SUCCESS),
         Command::Crictl(passed) => tools::crictl(&passed.args).map(|()| ExitCode::SUCCESS),
         Command::Ctr(passed) => tools::ctr(&passed.args).map(|()| ExitCode::SUCCESS),
-        Command::Token(_) => Err(not_yet("k3s token")),
+        Command::Token(command) => {
+            block_on(async { token::run(command).await.map(|()| ExitCode::SUCCESS) })
+        }
         Command::Certificate(_) => Err(not_yet("k3s certificate")),
         Command::CheckConfig(_) => Err(not_yet("k3s check-config")),
         Command::SecretsEncrypt(_) => Err(not_yet("k3s secrets-encrypt")),
@@ -103,6 +109,17 @@ fn serve(args: ServerArgs, given: &Given) -> anyhow::Result<ExitCode> {
             warn!(flag = warning, "A flag has no effect");
         }
         server::run(cx, server)
+    }))
+}
+
+fn join(args: AgentArgs, given: &Given) -> anyhow::Result<ExitCode> {
+    let warnings = warnings(given)?;
+    let agent = settings::Agent::new(args).map_err(|err| located(err, &given.from_files))?;
+    Ok(daemon::main(&agent::COMPONENT, Flavour::CurrentThread, |cx| {
+        for warning in warnings {
+            warn!(flag = warning, "A flag has no effect");
+        }
+        agent::run(cx, agent)
     }))
 }
 

@@ -21,7 +21,7 @@ use crate::bus::{self, Bus};
 use crate::runtime::{self, Runtime};
 use crate::settings::Server;
 use crate::units::Units;
-use crate::{role, trust};
+use crate::{control, role, trust};
 
 /// The role takes its bus name late: it may start the bus itself.
 pub(crate) static COMPONENT: Component = Component { name: "k3s-server", bus: "" };
@@ -47,6 +47,7 @@ pub(crate) async fn run(cx: Context, server: Server) -> Result<()> {
     }
     let mut backend = Backend::open(all).await?;
     trust::prepare(&server, Timestamp::now().as_second())?;
+    control::publish(&server)?;
     backend.start(&server.node.paths).await?;
     let mut tasks = JoinSet::new();
     tasks.spawn(own_name(cx.clone(), bus));
@@ -63,7 +64,14 @@ pub(crate) async fn run(cx: Context, server: Server) -> Result<()> {
         let (stop, name) = (cx.stop.clone(), server.node.name.clone());
         let kubeconfig = server.node.paths.server("cred/supervisor.kubeconfig");
         tasks.spawn(async move { role::keep_label(stop, &kubeconfig, &name).await });
+        let (stop, node) = (cx.stop.clone(), server.node.clone());
+        let kubeconfig = node.paths.agent("kubelet.kubeconfig");
+        tasks.spawn(async move { role::keep_annotations(stop, &kubeconfig, &node).await });
     }
+    let (stop, paths) = (cx.stop.clone(), server.node.paths.clone());
+    tasks.spawn(async move {
+        role::forget_passwords(stop, &paths.server("cred/supervisor.kubeconfig")).await
+    });
     let (api, kubelet) = (backend.state("k3s-apiserver"), backend.state("k3s-kubelet"));
     tasks.spawn(announce(cx.clone(), api, kubelet, server));
     let refused = tokio::select! {
@@ -83,7 +91,7 @@ async fn own_name(cx: Context, bus: Bus) -> Result<()> {
 }
 
 /// The first background task that fails; a task that ends well is no event.
-async fn failed(tasks: &mut JoinSet<Result<()>>) -> anyhow::Error {
+pub(crate) async fn failed(tasks: &mut JoinSet<Result<()>>) -> anyhow::Error {
     loop {
         match tasks.join_next().await {
             Some(Ok(Ok(()))) => (),
@@ -119,7 +127,7 @@ async fn announce(
 }
 
 /// One role per data folder.
-fn lock(data: &Path) -> Result<OwnedFd> {
+pub(crate) fn lock(data: &Path) -> Result<OwnedFd> {
     let unusable = |err: std::io::Error| {
         ConfigError(format!("{}: cannot be used as --data-dir: {err}", data.display()))
     };

@@ -8,7 +8,11 @@ use std::path::{Path, PathBuf};
 use daemon::ConfigError;
 use ipnetwork::IpNetwork;
 
-use crate::cli::{NodeArgs, ServerArgs};
+use pki::token::Token;
+
+use crate::agent::https::Endpoint;
+use crate::cli::{AgentArgs, NodeArgs, ServerArgs};
+use crate::control::Control;
 
 /// Where sockets and other things that a reboot clears are.
 pub(crate) const RUN_DIR: &str = "/run/k3s";
@@ -164,6 +168,99 @@ impl Server {
     }
 }
 
+/// What an agent knows before it has joined.
+#[derive(Clone, Debug)]
+pub(crate) struct Agent {
+    pub(crate) paths: Paths,
+    pub(crate) name: String,
+    pub(crate) ip: IpAddr,
+    /// The server to join.
+    pub(crate) server: Endpoint,
+    pub(crate) token: Token,
+    /// The load balancer's port, unless the node goes straight to its server.
+    pub(crate) door: Option<u16>,
+    args: NodeArgs,
+}
+
+impl Agent {
+    /// Decides everything that flags left open; reads the token.
+    ///
+    /// # Errors
+    /// All bad values, one per line, each with its flag and what to do.
+    pub(crate) fn new(args: AgentArgs) -> Result<Self, ConfigError> {
+        let args = args.node;
+        let mut problems = Vec::new();
+        let mut note = |problem: String| problems.push(problem);
+        let server = match &args.server {
+            Some(text) => text.parse().map_err(|err| note(format!("--server: {err}"))).ok(),
+            None => {
+                note("--server: which one to join? Give its URL, https://host:6443".to_owned());
+                None
+            }
+        };
+        let token = agent_token(&args).map_err(&mut note).ok();
+        let name = node_name(&args, &mut note);
+        let ip = node_ip(&args, &mut note);
+        for text in &args.node_label {
+            if !text.contains('=') {
+                note(format!("--node-label: {text:?} is not of the form key=value"));
+            }
+        }
+        let (Some(server), Some(token), Some(ip), true) = (server, token, ip, problems.is_empty())
+        else {
+            return Err(ConfigError(problems.join("\n")));
+        };
+        Ok(Self {
+            paths: Paths { data: args.data_dir.clone() },
+            name,
+            ip,
+            server,
+            token,
+            door: (!args.disable_apiserver_lb).then_some(args.lb_server_port),
+            args,
+        })
+    }
+
+    /// The node, with what the server says of the cluster.
+    pub(crate) fn node(&self, control: &Control) -> Result<Node, ConfigError> {
+        let odd =
+            || ConfigError(format!("{} says an odd network of pods, is it a k3s?", self.server));
+        let mut args = self.args.clone();
+        args.disable_kube_proxy |= control.disable_kube_proxy;
+        Ok(Node {
+            paths: self.paths.clone(),
+            name: self.name.clone(),
+            ip: self.ip,
+            cluster_cidr: control.cluster_cidr.network().ok_or_else(odd)?,
+            cluster_dns: control.cluster_dns,
+            cluster_domain: control.cluster_domain.clone(),
+            serves_dns: !control.disables.get("coredns").is_some_and(|disabled| *disabled),
+            server_url: match self.door {
+                Some(port) => format!("https://127.0.0.1:{port}"),
+                None => self.server.to_string(),
+            },
+            args,
+        })
+    }
+}
+
+/// The token of an agent, given directly or in a file.
+fn agent_token(args: &NodeArgs) -> Result<Token, String> {
+    let (flag, text) = match (args.token(), &args.token_file) {
+        (Some(text), _) => ("token", text.to_owned()),
+        (None, Some(file)) => {
+            let text = std::fs::read_to_string(file);
+            ("token-file", text.map_err(|err| format!("--token-file: {}: {err}", file.display()))?)
+        }
+        (None, None) => {
+            return Err("--token: the cluster's secret is needed; see it on the server: \
+                        cat /var/lib/rancher/k3s/server/node-token"
+                .to_owned());
+        }
+    };
+    Token::parse(&text).map_err(|err| format!("--{flag}: {err}"))
+}
+
 /// k3s' kubeconfig path.
 pub(crate) fn default_kubeconfig() -> PathBuf {
     Path::new("/etc/rancher/k3s/k3s.yaml").to_owned()
@@ -262,6 +359,33 @@ mod tests {
         check(&[], Ok("10.43.0.10"));
         check(&["--service-cidr=10.96.0.0/12"], Ok("10.96.0.10"));
         check(&["--cluster-dns=10.43.1.1"], Ok("10.43.1.1"));
+    }
+
+    fn check_agent(flags: &[&str], expected: Result<&str, &[&str]>) {
+        #[derive(Parser)]
+        struct Command {
+            #[command(flatten)]
+            args: AgentArgs,
+        }
+        let all = ["agent", "--node-ip=192.0.2.7", "--node-name=one"].iter().chain(flags);
+        match (Agent::new(Command::parse_from(all).args), expected) {
+            (Ok(agent), Ok(server)) => assert_eq!(agent.server.to_string(), server),
+            (Err(err), Err(parts)) => {
+                for part in parts {
+                    assert!(err.0.contains(part), "{part} is not in {}", err.0);
+                }
+            }
+            (got, expected) => panic!("{got:?} is not {expected:?}"),
+        }
+    }
+
+    #[test]
+    fn an_agent_needs_a_server_and_a_token() {
+        check_agent(&["--server=https://s:6443", "--token=x"], Ok("https://s:6443"));
+        check_agent(&[], Err(&["--server: which one", "node-token"]));
+        check_agent(&["--server=http://s:6443", "--token=x"], Err(&["as in https://s:6443"]));
+        check_agent(&["--server=https://s", "--token=K10x"], Err(&["--token: ", "::"]));
+        check_agent(&["--server=https://s", "--token-file=/none"], Err(&["--token-file: /none"]));
     }
 
     #[test]

@@ -79,6 +79,18 @@ fn node(node: &Node, server_ca: &Authority, client_ca: &Authority, now: i64) -> 
     Ok(())
 }
 
+/// The kubeconfigs of an agent, whose certificates came from the server.
+pub(crate) fn kubeconfigs(node: &Node) -> Result<()> {
+    let paths = &node.paths;
+    let ca = paths.agent("server-ca.crt");
+    for (stem, _, _, config) in node_clients(&node.name) {
+        let (cert, key) = pair(&paths.agent(stem));
+        let text = kubeconfig::by_path(&node.server_url, &ca, &cert, &key);
+        write_if_changed(&paths.agent(&format!("{config}.kubeconfig")), &text, 0o600)?;
+    }
+    Ok(())
+}
+
 fn ca(paths: &Paths, stem: &str, now: i64) -> Result<Authority> {
     let (cert, key) = pair(&paths.tls(&format!("{stem}-ca")));
     Authority::ensure(&cert, &key, &format!("k3s-{stem}"), now)
@@ -141,17 +153,29 @@ fn tokens(server: &Server, ca_pem: &str) -> Result<()> {
     if fs::read_to_string(&file).ok().as_deref() != Some(&secure) {
         write_atomic(&file, secure.as_bytes(), 0o600)?;
     }
-    let link = paths.server("node-token");
-    if fs::symlink_metadata(&link).is_err() {
-        std::os::unix::fs::symlink("token", &link)
-            .with_context(|| format!("linking {}", link.display()))?;
-    }
     let (given, file) = (server.args.agent_token.as_deref(), &server.args.agent_token_file);
     let agent = match given_password("agent-token", given, file.as_deref())? {
         Some(agent) => agent,
         None => password.clone(),
     };
-    let passwd = format!("{password},server,server,k3s:server\n{agent},node,node,k3s:agent\n");
+    let mut passwd = format!("{password},server,server,k3s:server\n{agent},node,node,k3s:agent\n");
+    let agent_file = paths.server("agent-token");
+    let target = if agent == password {
+        let _ = fs::remove_file(agent_file);
+        "token"
+    } else {
+        // Who has the server's token may join as well.
+        passwd.push_str(&format!("{password},node,node,k3s:agent\n"));
+        let secure = format!("{}\n", token::secure(ca_pem, "node", &agent));
+        write_if_changed(&agent_file, &secure, 0o600)?;
+        "agent-token"
+    };
+    let link = paths.server("node-token");
+    if fs::read_link(&link).ok().as_deref() != Some(Path::new(target)) {
+        let _ = fs::remove_file(&link);
+        std::os::unix::fs::symlink(target, &link)
+            .with_context(|| format!("linking {}", link.display()))?;
+    }
     write_if_changed(&paths.server("cred/passwd"), &passwd, 0o600)
 }
 

@@ -143,6 +143,7 @@ impl Units {
             ("enable-bootstrap-token-auth", "true".into()),
             ("anonymous-auth", "false".into()),
             ("basic-auth-file", paths.server("cred/passwd").into_os_string()),
+            ("supervisor-dir", paths.server("").into_os_string()),
         ]);
         unit.args.extend(extra(&server.args.kube_apiserver_arg));
         unit.sockets = vec![Socket::new("https", Address::Tcp(server.listen()))];

@@ -3,6 +3,7 @@
 //! Invariant: steps run in order on one cluster, each leaves it healthy, and the first failure of
 //! a step is shown with the server's last lines.
 
+mod agents;
 mod controllers;
 mod faults;
 mod lifecycle;
@@ -53,6 +54,7 @@ pub(crate) fn run(filter: &str) -> ExitCode {
                 .chain(lifecycle::STEPS)
                 .chain(controllers::STEPS)
                 .chain(mesh::STEPS)
+                .chain(agents::STEPS)
                 .chain(faults::STEPS);
             for (index, (name, step)) in steps.enumerate() {
                 if index < 2 || name.contains(filter) {

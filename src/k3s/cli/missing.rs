@@ -168,7 +168,7 @@ static MISSING: &[Missing] = {
         // Listeners and tunnels.
         missing(Server, "advertise-port", Value, Refused, "the API is advertised with --https-listen-port"),
         missing(Server, "tls-san-security", Nothing, Granted, "names are only ever added with --tls-san").neutral("true"),
-        missing(Server, "egress-selector-mode", Value, Warned, "the API server dials nodes and pods directly").neutral("disabled"),
+        missing(Server, "egress-selector-mode", Value, Warned, "the API server reaches kubelets through their tunnels, and pods directly").neutral("agent"),
         missing(Server, "supervisor-metrics", Nothing, Warned, "each component serves its own metrics"),
         missing(Node, "enable-pprof", Nothing, Warned, "there is no Go runtime to profile; use perf"),
         missing(Node, "vpn-auth", Value, Refused, "VPN integration is not there yet").env("K3S_VPN_AUTH"),
