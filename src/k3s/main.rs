@@ -115,7 +115,8 @@ fn serve(args: ServerArgs, given: &Given) -> anyhow::Result<ExitCode> {
 fn join(args: AgentArgs, given: &Given) -> anyhow::Result<ExitCode> {
     let warnings = warnings(given)?;
     let agent = settings::Agent::new(args).map_err(|err| located(err, &given.from_files))?;
-    Ok(daemon::main(&agent::COMPONENT, Flavour::CurrentThread, |cx| {
+    let shown = components::effective(&given.matches);
+    Ok(daemon::main(&agent::COMPONENT, Flavour::CurrentThread, shown, |cx| {
         for warning in warnings {
             warn!(flag = warning, "A flag has no effect");
         }

@@ -70,7 +70,7 @@ pub(crate) async fn run(cx: Context, agent: Agent) -> Result<()> {
     backend.start(&node.paths).await?;
     let name_cx = cx.clone();
     tasks.spawn(async move {
-        attend_bus(&name_cx, &COMPONENT, BUS_NAME, bus.address().as_deref()).await;
+        attend_bus(&name_cx, BUS_NAME, bus.address().as_deref()).await;
         Ok(())
     });
     runtime.link_cni()?;
