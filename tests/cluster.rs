@@ -27,11 +27,20 @@ pub(crate) struct Cluster {
 impl Cluster {
     /// Starts a server on the (private) default paths.
     pub(crate) fn start(log: &Path) -> Result<Self> {
-        Self::start_with(log, "k3s", &[])
+        Self::launch(log, "k3s", &[], &[])
     }
 
     /// Starts a server on `/var/lib/rancher/<data>`, with further flags.
     pub(crate) fn start_with(log: &Path, data: &str, flags: &[&str]) -> Result<Self> {
+        Self::launch(log, data, flags, &[])
+    }
+
+    /// Starts a server with additional environment variables.
+    pub(crate) fn start_in(log: &Path, env: &[(&str, &str)]) -> Result<Self> {
+        Self::launch(log, "k3s", &[], env)
+    }
+
+    fn launch(log: &Path, data: &str, flags: &[&str], env: &[(&str, &str)]) -> Result<Self> {
         ensure!(
             fs::read_to_string("/etc/hostname").is_ok() && hostname() == "isolated",
             "run this inside tests/isolate"
@@ -48,6 +57,7 @@ impl Cluster {
             .arg("--data-dir")
             .arg(&data)
             .args(flags)
+            .envs(env.iter().copied())
             .stdin(Stdio::null())
             .stdout(out.try_clone()?)
             .stderr(out)

@@ -26,7 +26,7 @@ fn allowed() -> BTreeMap<&'static str, &'static [&'static str]> {
     BTreeMap::from([
         ("api", &[][..]),
         ("apimachinery", &["api"][..]),
-        ("client", &["api", "apimachinery"][..]),
+        ("client", &["api", "apimachinery", "pki"][..]),
         ("pki", &["api", "apimachinery"][..]),
         ("daemon", &[][..]),
         ("etcd", &[][..]),

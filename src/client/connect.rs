@@ -1,15 +1,24 @@
 //! From a kubeconfig file to a client, and waiting until the API server answers.
+//!
+//! Invariant: certificates that the kubeconfig names by path are followed: each new connection
+//! shows and trusts what the files hold then.
 
 use std::{path::Path, time::Duration};
 
 use anyhow::{Context, Result};
 use http::{HeaderValue, Request, header::USER_AGENT};
-use hyper_util::{client::legacy, rt::TokioExecutor};
+use hyper_rustls::{FixedServerNameResolver, HttpsConnectorBuilder};
+use hyper_util::{
+    client::legacy::{self, connect::HttpConnector},
+    rt::TokioExecutor,
+};
 use kube::{
     Client, Config,
     client::ConfigExt,
     config::{KubeConfigOptions, Kubeconfig},
 };
+use pki::tls::Pair;
+use rustls::ClientConfig;
 use tokio_util::sync::CancellationToken;
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
@@ -31,6 +40,7 @@ pub async fn connect(kubeconfig: &Path) -> Result<Client> {
     let shown = kubeconfig.display();
     let file = Kubeconfig::read_from(kubeconfig)
         .with_context(|| format!("cannot read kubeconfig {shown}"))?;
+    let tls = following(&file).with_context(|| format!("cannot use kubeconfig {shown}"))?;
     let mut config = Config::from_custom_kubeconfig(file, &KubeConfigOptions::default())
         .await
         .with_context(|| format!("cannot use kubeconfig {shown}"))?;
@@ -38,7 +48,28 @@ pub async fn connect(kubeconfig: &Path) -> Result<Client> {
     if let Ok(agent) = HeaderValue::from_str(&user_agent(&component_name())) {
         config.headers.push((USER_AGENT, agent));
     }
-    build(config).with_context(|| format!("cannot use kubeconfig {shown}"))
+    build(config, tls).with_context(|| format!("cannot use kubeconfig {shown}"))
+}
+
+/// TLS by the files that the current context names; `None` when it holds the certificates itself.
+fn following(file: &Kubeconfig) -> Result<Option<ClientConfig>> {
+    let current = file.current_context.as_deref().unwrap_or_default();
+    let context = file.contexts.iter().find(|it| it.name == current);
+    let Some(context) = context.and_then(|it| it.context.as_ref()) else { return Ok(None) };
+    let cluster = file.clusters.iter().find(|it| it.name == context.cluster);
+    let ca = cluster.and_then(|it| it.cluster.as_ref()?.certificate_authority.as_deref());
+    let Some(ca) = ca else { return Ok(None) };
+    let user = context.user.as_deref();
+    let user = file.auth_infos.iter().find(|it| Some(it.name.as_str()) == user);
+    let user = user.and_then(|it| it.auth_info.as_ref());
+    let pair = user.and_then(|it| {
+        let (cert, key) = (it.client_certificate.as_ref()?, it.client_key.as_ref()?);
+        Some(Pair { cert: cert.into(), key: key.into() })
+    });
+    if pair.is_none() && user.is_some_and(|it| it.client_certificate_data.is_some()) {
+        return Ok(None);
+    }
+    pki::tls::client_config(Path::new(ca), pair.as_ref()).map(Some)
 }
 
 /// Waits until the API server answers `/readyz` with anything but a server error. Returns early
@@ -70,8 +101,19 @@ pub async fn wait_until_ready(client: &Client, stop: &CancellationToken) -> Resu
     }
 }
 
-fn build(config: Config) -> Result<Client> {
-    let https = config.rustls_https_connector()?;
+fn build(config: Config, tls: Option<ClientConfig>) -> Result<Client> {
+    let tls = match tls {
+        Some(tls) => tls,
+        None => config.rustls_client_config()?,
+    };
+    let mut https = HttpsConnectorBuilder::new().with_tls_config(tls).https_or_http();
+    if let Some(name) = &config.tls_server_name {
+        let name = name.clone().try_into().context("tls-server-name")?;
+        https = https.with_server_name_resolver(FixedServerNameResolver::new(name));
+    }
+    let mut http = HttpConnector::new();
+    http.enforce_http(false);
+    let https = https.enable_http1().wrap_connector(http);
     let transport = legacy::Client::builder(TokioExecutor::new())
         .pool_idle_timeout(POOL_IDLE_TIMEOUT)
         .build(https);

@@ -4,9 +4,9 @@
 //! Invariant: connections are bounded, and one that stays silent is closed, so nobody can keep a
 //! probe out.
 
-use std::{convert::Infallible, fs, net::IpAddr, path::Path, sync::Arc, time::Duration};
+use std::{convert::Infallible, net::IpAddr, sync::Arc, time::Duration};
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use bytes::Bytes;
 use http::{Request, Response, StatusCode};
 use http_body_util::Full;
@@ -19,16 +19,10 @@ use tokio::{
     io::{AsyncRead, AsyncWrite},
     task::JoinSet,
 };
-use tokio_rustls::{
-    TlsAcceptor,
-    rustls::{
-        ServerConfig,
-        pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject},
-    },
-};
+use tokio_rustls::{TlsAcceptor, rustls::ServerConfig};
 use tokio_util::sync::CancellationToken;
 
-use crate::{ConfigError, Context as Component, Listener, bind_tcp};
+use crate::{Context as Component, Listener, bind_tcp};
 
 const CONNECTIONS_MAX: usize = 32;
 const SILENCE_MAX: Duration = Duration::from_secs(10);
@@ -41,27 +35,9 @@ pub fn listener(cx: &Component, address: IpAddr, port: u16) -> Result<Listener> 
     }
 }
 
-/// An acceptor when both files are given.
-pub fn tls(cert: Option<&Path>, key: Option<&Path>) -> Result<Option<TlsAcceptor>> {
-    let (Some(cert), Some(key)) = (cert, key) else { return Ok(None) };
-    let read = |path: &Path| {
-        fs::read(path).map_err(|err| ConfigError(format!("{}: {err}", path.display())))
-    };
-    let chain: Vec<CertificateDer<'static>> = CertificateDer::pem_slice_iter(&read(cert)?)
-        .collect::<Result<_, _>>()
-        .with_context(|| format!("{} holds no certificate", cert.display()))?;
-    let key = PrivateKeyDer::from_pem_slice(&read(key)?)
-        .with_context(|| format!("{} holds no private key", key.display()))?;
-    let provider = Arc::new(tokio_rustls::rustls::crypto::ring::default_provider());
-    let config = ServerConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()?
-        .with_no_client_auth()
-        .with_single_cert(chain, key)?;
-    Ok(Some(TlsAcceptor::from(Arc::new(config))))
-}
-
-/// Answers until `stop`.
-pub async fn serve(listener: Listener, tls: Option<TlsAcceptor>, stop: CancellationToken) {
+/// Answers until `stop`, over TLS when told how.
+pub async fn serve(listener: Listener, tls: Option<Arc<ServerConfig>>, stop: CancellationToken) {
+    let tls = tls.map(TlsAcceptor::from);
     let Listener::Tcp(listener) = listener else { return };
     let Ok(listener) = tokio::net::TcpListener::from_std(listener) else { return };
     let mut connections = JoinSet::new();

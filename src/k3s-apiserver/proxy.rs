@@ -18,6 +18,7 @@ use hyper::body::Incoming;
 use hyper::client::conn::http1;
 use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
+use pki::tls::certificates;
 use rustls::RootCertStore;
 use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{PrivateKeyDer, ServerName};
@@ -34,7 +35,6 @@ use crate::body::Body;
 use crate::filter::Call;
 use crate::kinds::Kind;
 use crate::status::Status;
-use crate::tls::certificates;
 
 const CONNECT_MAX: Duration = Duration::from_secs(10);
 /// How long a node that can't be reached directly is given to open its tunnel.

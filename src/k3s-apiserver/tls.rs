@@ -4,25 +4,18 @@
 //! connection. Invariant: a changed file on disk is used from the next connection on, a broken one
 //! never replaces a good one.
 
-use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Instant, SystemTime};
+use std::path::PathBuf;
+use std::sync::Arc;
 
-use anyhow::{Context, anyhow, bail};
-use arc_swap::ArcSwap;
+use pki::Live;
+use pki::tls::{Pair, client_verifier, server_config};
 use ring::digest;
-use rustls::server::WebPkiClientVerifier;
+use rustls::ServerConfig;
 use rustls::server::danger::ClientCertVerifier;
-use rustls::{RootCertStore, ServerConfig};
-use rustls_pki_types::pem::PemObject;
-use rustls_pki_types::{CertificateDer, PrivateKeyDer, UnixTime};
-use tracing::{info, warn};
+use rustls_pki_types::{CertificateDer, UnixTime};
 use x509_parser::prelude::{FromDer, X509Certificate};
 
 use crate::user::UserInfo;
-
-/// How often a new connection looks whether the files have changed.
-const LOOK: std::time::Duration = std::time::Duration::from_secs(5);
 
 /// The files that make a TLS configuration.
 #[derive(Clone, Debug)]
@@ -53,39 +46,27 @@ pub struct Identities {
 
 /// The current configuration.
 pub struct Tls {
-    files: Files,
-    current: ArcSwap<Current>,
-    looked: Mutex<(Instant, Vec<Option<SystemTime>>)>,
+    current: Live<Current>,
 }
 
 impl Tls {
     pub fn load(files: Files) -> anyhow::Result<Self> {
-        let current = ArcSwap::from_pointee(build(&files)?);
-        let looked = Mutex::new((Instant::now(), times(&files)));
-        Ok(Self { files, current, looked })
+        let paths =
+            [&files.cert, &files.key].into_iter().chain(&files.client_ca).chain(&files.proxy_ca);
+        let current = Live::new(paths.cloned().collect(), move || build(&files))?;
+        Ok(Self { current })
     }
 
     /// The configuration for a new connection.
     pub fn config(&self) -> Arc<ServerConfig> {
-        if self.changed() {
-            match build(&self.files) {
-                Ok(current) => {
-                    self.current.store(Arc::new(current));
-                    info!("Reloaded TLS files");
-                }
-                Err(err) => {
-                    warn!(err = %format_args!("{err:#}"), "Kept the old TLS files, the new are bad");
-                }
-            }
-        }
-        self.current.load().config.clone()
+        self.current.get().config.clone()
     }
 
     /// Who the client certificate of a connection is; the handshake has verified that the client
     /// has its key and that one of the CAs signed it.
     pub fn identify(&self, chain: &[CertificateDer<'_>]) -> Identities {
         let Some((leaf, intermediates)) = chain.split_first() else { return Identities::default() };
-        let current = self.current.load();
+        let current = self.current.get();
         let vouches = |verifier: &Option<Verifier>| {
             verifier.as_ref().is_some_and(|verifier| {
                 verifier.verify_client_cert(leaf, intermediates, UnixTime::now()).is_ok()
@@ -99,71 +80,17 @@ impl Tls {
         let proxy = is_proxy.then(|| identity.name.clone());
         Identities { user: is_user.then_some(identity), proxy }
     }
-
-    fn changed(&self) -> bool {
-        let mut looked = self.looked.lock().unwrap_or_else(PoisonError::into_inner);
-        if looked.0.elapsed() < LOOK {
-            return false;
-        }
-        let now = times(&self.files);
-        let changed = now != looked.1;
-        *looked = (Instant::now(), now);
-        changed
-    }
-}
-
-fn times(files: &Files) -> Vec<Option<SystemTime>> {
-    let paths =
-        [&files.cert, &files.key].into_iter().chain(&files.client_ca).chain(&files.proxy_ca);
-    paths.map(|path| std::fs::metadata(path).and_then(|meta| meta.modified()).ok()).collect()
 }
 
 fn build(files: &Files) -> anyhow::Result<Current> {
-    let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let builder = ServerConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()
-        .context("choose TLS versions")?;
-    let one = |path: &Option<PathBuf>| path.iter().map(|path| verifier(&[path])).next().transpose();
+    let one =
+        |path: &Option<PathBuf>| path.as_ref().map(|path| client_verifier([path])).transpose();
     let (users, proxies) = (one(&files.client_ca)?, one(&files.proxy_ca)?);
     let all: Vec<&PathBuf> = files.client_ca.iter().chain(&files.proxy_ca).collect();
-    let builder = if all.is_empty() {
-        builder.with_no_client_auth()
-    } else {
-        builder.with_client_cert_verifier(verifier(&all)?)
-    };
-    let key = PrivateKeyDer::from_pem_file(&files.key)
-        .map_err(|err| anyhow!("read key {}: {err}", files.key.display()))?;
-    let mut config = builder
-        .with_single_cert(certificates(&files.cert)?, key)
-        .with_context(|| format!("use {} with its key", files.cert.display()))?;
-    config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
-    Ok(Current { config: Arc::new(config), users, proxies })
-}
-
-/// Trusts the CAs of these files; a client may also have no certificate.
-fn verifier(paths: &[&PathBuf]) -> anyhow::Result<Verifier> {
-    let mut roots = RootCertStore::empty();
-    for path in paths {
-        for ca in certificates(path)? {
-            roots.add(ca).with_context(|| format!("use {} as a CA", path.display()))?;
-        }
-    }
-    let provider = Arc::new(rustls::crypto::ring::default_provider());
-    WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider)
-        .allow_unauthenticated()
-        .build()
-        .context("verify client certificates")
-}
-
-/// The certificates of a PEM file, at least one.
-pub fn certificates(path: &Path) -> anyhow::Result<Vec<CertificateDer<'static>>> {
-    let all = CertificateDer::pem_file_iter(path)
-        .and_then(Iterator::collect::<Result<Vec<_>, _>>)
-        .map_err(|err| anyhow!("read certificates {}: {err}", path.display()))?;
-    if all.is_empty() {
-        bail!("{} has no certificate", path.display());
-    }
-    Ok(all)
+    let any = if all.is_empty() { None } else { Some(client_verifier(all)?) };
+    let pair = Pair { cert: files.cert.clone(), key: files.key.clone() };
+    let config = Arc::new(server_config(&pair, any)?);
+    Ok(Current { config, users, proxies })
 }
 
 /// Who a verified client certificate is: the common name, with the organisations as groups.

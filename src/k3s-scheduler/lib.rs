@@ -68,8 +68,8 @@ pub async fn run(cx: daemon::Context, args: Args) -> Result<()> {
         .map_err(|err| daemon::ConfigError(format!("{err:#}")))?;
     let mut tasks = JoinSet::new();
     let listener = daemon::health::listener(&cx, args.bind_address, args.secure_port)?;
-    let tls =
-        daemon::health::tls(args.tls_cert_file.as_deref(), args.tls_private_key_file.as_deref())?;
+    let tls = pki::tls::given(args.tls_cert_file.as_deref(), args.tls_private_key_file.as_deref())
+        .map_err(|err| daemon::ConfigError(format!("{err:#}")))?;
     tasks.spawn(daemon::health::serve(listener, tls, cx.stop.clone()));
     client::wait_until_ready(&client, &cx.stop).await?;
 

@@ -5,11 +5,13 @@
 mod agent;
 mod backend;
 mod bus;
+mod certificate;
 mod cli;
 mod components;
 mod containerd;
 mod control;
 mod images;
+mod renewal;
 mod role;
 mod runtime;
 mod server;
@@ -88,7 +90,7 @@ fn run(command: Command, given: &Given) -> ExitCode {
         Command::Token(command) => {
             block_on(async { token::run(command).await.map(|()| ExitCode::SUCCESS) })
         }
-        Command::Certificate(_) => Err(not_yet("k3s certificate")),
+        Command::Certificate(command) => certificate::run(command).map(|()| ExitCode::SUCCESS),
         Command::CheckConfig(_) => Err(not_yet("k3s check-config")),
         Command::SecretsEncrypt(_) => Err(not_yet("k3s secrets-encrypt")),
         Command::EtcdSnapshot(_) => Err(not_yet("k3s etcd-snapshot")),

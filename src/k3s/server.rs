@@ -14,6 +14,7 @@ use jiff::Timestamp;
 use rustix::fs::{FlockOperation, flock};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
 use tracing::info;
 
 use crate::backend::Backend;
@@ -21,7 +22,7 @@ use crate::bus::{self, Bus};
 use crate::runtime::{self, Runtime};
 use crate::settings::Server;
 use crate::units::Units;
-use crate::{control, role, trust};
+use crate::{control, renewal, role, trust};
 
 /// The role takes its bus name late: it may start the bus itself.
 pub(crate) static COMPONENT: Component = Component { name: "k3s-server", bus: "" };
@@ -50,6 +51,7 @@ pub(crate) async fn run(cx: Context, server: Server) -> Result<()> {
     control::publish(&server)?;
     backend.start(&server.node.paths).await?;
     let mut tasks = JoinSet::new();
+    tasks.spawn(renew(cx.stop.clone(), server.clone()));
     tasks.spawn(own_name(cx.clone(), bus));
     if !server.args.disable_agent {
         runtime.link_cni()?;
@@ -88,6 +90,14 @@ pub(crate) async fn run(cx: Context, server: Server) -> Result<()> {
 async fn own_name(cx: Context, bus: Bus) -> Result<()> {
     attend_bus(&cx, BUS_NAME, bus.address().as_deref()).await;
     Ok(())
+}
+
+/// Renews certificates, and completes what an administrator replaces.
+async fn renew(stop: CancellationToken, server: Server) -> Result<()> {
+    let folders = vec![server.node.paths.tls(""), server.node.paths.agent("")];
+    let leafs = trust::leafs(&server);
+    let again = || async { trust::prepare(&server, Timestamp::now().as_second()) };
+    renewal::keep(stop, folders, leafs, again).await
 }
 
 /// The first background task that fails; a task that ends well is no event.

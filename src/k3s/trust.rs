@@ -41,7 +41,6 @@ pub(crate) fn prepare(server: &Server, now: i64) -> Result<()> {
     let client_ca = ensure_ca("client")?;
     let front_ca = ensure_ca("request-header")?;
     ensure_signing_key(&paths.tls("service.key"))?;
-    tokens(server, server_ca.cert_pem())?;
 
     for (stem, user, group, config) in SERVER_CLIENTS {
         let (cert, key) = pair(&paths.tls(stem));
@@ -57,7 +56,21 @@ pub(crate) fn prepare(server: &Server, now: i64) -> Result<()> {
     let (cert, key) = pair(&paths.tls("serving-kube-apiserver"));
     server_ca.ensure_leaf(&apiserver_leaf(server), &cert, &key, now)?;
     admin_kubeconfig(server, server_ca.cert_pem())?;
-    node(&server.node, &server_ca, &client_ca, now)
+    node(&server.node, &server_ca, &client_ca, now)?;
+    tokens(server, server_ca.cert_pem())
+}
+
+/// The leafs that [`prepare`] keeps.
+pub(crate) fn leafs(server: &Server) -> Vec<PathBuf> {
+    let paths = &server.node.paths;
+    let clients = SERVER_CLIENTS.iter().map(|(stem, ..)| *stem);
+    let of_server = clients.chain(["client-auth-proxy", "serving-kube-apiserver"]);
+    let of_node = node_clients(&server.node.name).map(|(stem, ..)| stem);
+    let of_node = of_node.into_iter().chain(["serving-kubelet"]);
+    of_server
+        .map(|stem| pair(&paths.tls(stem)).0)
+        .chain(of_node.map(|stem| pair(&paths.agent(stem)).0))
+        .collect()
 }
 
 /// The node's certificates and kubeconfigs, when both authorities are at hand.

@@ -30,7 +30,7 @@ const WATCHDOG: Duration = Duration::from_secs(30);
 /// Builds units that share an executable and an environment.
 pub(crate) struct Units {
     env: Vec<(String, String)>,
-    /// Never raised here; certificate renewal will.
+    /// Never raised here: components follow what changes under them.
     restart: watch::Receiver<u64>,
     open: watch::Receiver<bool>,
 }

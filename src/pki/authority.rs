@@ -1,7 +1,8 @@
 //! Certificate authorities and the leaf certificates they issue, kept as PEM files.
 //!
 //! Invariant: an authority is made once and never replaced; a leaf is issued again only when it is
-//! missing, no longer fits what it is for, was signed by another authority, or nears its end.
+//! missing, no longer fits what it is for, was signed by another authority, or two thirds of its
+//! life are over.
 
 use std::net::IpAddr;
 use std::path::Path;
@@ -10,7 +11,9 @@ use anyhow::{Context, Result, bail};
 use rcgen::{
     BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa,
     Issuer, KeyPair, KeyUsagePurpose, PKCS_ECDSA_P256_SHA256, PublicKeyData, SanType,
+    SerialNumber,
 };
+use ring::rand::{SecureRandom, SystemRandom};
 use time::OffsetDateTime;
 use tracing::info;
 use x509_parser::extensions::GeneralName;
@@ -22,15 +25,18 @@ const DAY_SECS: i64 = 24 * 3600;
 /// k3s' lifetimes.
 const CA_DAYS: i64 = 3650;
 const LEAF_DAYS: i64 = 365;
-/// A leaf with less than this left is issued again (k3s' window).
-const RENEW_DAYS: i64 = 120;
+/// Environment variable: k3s' lifetime of leafs, in days.
+const LIFETIME_DAYS: &str = "CATTLE_NEW_SIGNED_CERT_EXPIRATION_DAYS";
+/// Environment variable: the same in seconds, so that tests see many lives.
+const LIFETIME_SECS: &str = "K3S_CERTIFICATE_LIFETIME_SECONDS";
 /// Certificates start a little in the past, for peers whose clock is behind.
-const BACKDATE_SECS: i64 = 3600;
+pub(crate) const BACKDATE_SECS: i64 = 3600;
 
 /// A certificate authority with its key at hand.
 pub struct Authority {
     issuer: Issuer<'static, KeyPair>,
     cert_pem: String,
+    leaf_secs: i64,
 }
 
 /// What a leaf certificate is for.
@@ -106,11 +112,31 @@ impl Authority {
             .with_context(|| format!("using {} and {}", cert_path.display(), key_path.display()))
     }
 
+    /// The same authority, whose leafs live for so long.
+    #[cfg(test)]
+    pub(crate) fn with_leaf_lifetime(self, secs: i64) -> Self {
+        Self { leaf_secs: secs, ..self }
+    }
+
     /// When the authority's own certificate ends, in seconds since 1970.
     pub fn expires(&self) -> Result<i64> {
         let der = first_der(&self.cert_pem)?;
         let (_, cert) = X509Certificate::from_der(&der).context("reading the certificate")?;
         Ok(cert.validity().not_after.timestamp())
+    }
+
+    /// Another authority's certificate, signed by this one.
+    #[cfg(test)]
+    pub(crate) fn cross_sign(&self, other: &Authority, now: i64) -> Result<String> {
+        let der = first_der(&other.cert_pem)?;
+        let (_, cert) = X509Certificate::from_der(&der)?;
+        let common = cert.subject().iter_common_name().next().context("a name")?.as_str()?;
+        let mut params = CertificateParams::default();
+        params.distinguished_name = name(common, "");
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        params.key_usages = vec![KeyUsagePurpose::KeyCertSign];
+        validity(&mut params, now, DAY_SECS)?;
+        Ok(params.signed_by(other.issuer.key(), &self.issuer)?.pem())
     }
 
     pub(crate) fn issuer(&self) -> &Issuer<'static, KeyPair> {
@@ -131,7 +157,7 @@ impl Authority {
         if parsed.public_key().subject_public_key.data.as_ref() != public {
             bail!("the key does not belong to the certificate");
         }
-        Ok(Self { issuer, cert_pem })
+        Ok(Self { issuer, cert_pem, leaf_secs: leaf_lifetime() })
     }
 
     fn create(cert_path: &Path, key_path: &Path, prefix: &str, now: i64) -> Result<Self> {
@@ -144,13 +170,13 @@ impl Authority {
             KeyUsagePurpose::KeyEncipherment,
             KeyUsagePurpose::KeyCertSign,
         ];
-        validity(&mut params, now, CA_DAYS)?;
+        validity(&mut params, now, CA_DAYS * DAY_SECS)?;
         let cert_pem = params.self_signed(&key)?.pem();
         // The key first: a certificate without its key would block the next start.
         write_atomic(key_path, key.serialize_pem().as_bytes(), 0o600)?;
         write_atomic(cert_path, cert_pem.as_bytes(), 0o644)?;
         info!(path = %cert_path.display(), "Made certificate authority");
-        Ok(Self { issuer: Issuer::new(params, key), cert_pem })
+        Ok(Self { issuer: Issuer::new(params, key), cert_pem, leaf_secs: leaf_lifetime() })
     }
 
     /// Makes sure that a fitting leaf lies at these paths; the file holds the leaf, then the CA.
@@ -184,6 +210,21 @@ impl Authority {
         Ok(true)
     }
 
+    /// Replaces a leaf by one with a new key.
+    pub fn replace_leaf(
+        &self,
+        leaf: &Leaf,
+        cert_path: &Path,
+        key_path: &Path,
+        now: i64,
+    ) -> Result<()> {
+        let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256)?;
+        let cert = self.issue(leaf, &key, now)?;
+        // Between the two writes the pair does not fit; who follows the files keeps the old one.
+        write_with(key_path, key.serialize_pem().as_bytes(), 0o600, Durability::Derived)?;
+        write_with(cert_path, cert.as_bytes(), 0o644, Durability::Derived)
+    }
+
     /// Issues a certificate for a key; PEM of the leaf, then of the authority.
     pub fn issue(&self, leaf: &Leaf, key: &impl PublicKeyData, now: i64) -> Result<String> {
         let mut params = CertificateParams::default();
@@ -200,7 +241,8 @@ impl Authority {
             params.subject_alt_names.push(SanType::DnsName(dns));
         }
         params.subject_alt_names.extend(leaf.ips.iter().copied().map(SanType::IpAddress));
-        validity(&mut params, now, LEAF_DAYS)?;
+        params.serial_number = Some(random_serial()?);
+        validity(&mut params, now, self.leaf_secs)?;
         Ok(params.signed_by(key, &self.issuer)?.pem() + &self.cert_pem)
     }
 
@@ -213,8 +255,7 @@ impl Authority {
         let key = KeyPair::from_pem(key_pem)?;
         let signed =
             cert.issuer().as_raw() == ca.subject().as_raw() && cert_pem.ends_with(&self.cert_pem);
-        let lasting = cert.validity().not_after.timestamp() - now > RENEW_DAYS * DAY_SECS
-            && cert.validity().not_before.timestamp() <= now;
+        let lasting = now < renew_at(&cert) && cert.validity().not_before.timestamp() <= now;
         let same_key = cert.public_key().subject_public_key.data.as_ref() == key.public_key_raw();
         let text = |value: Option<&x509_parser::x509::AttributeTypeAndValue<'_>>| {
             value.and_then(|value| value.as_str().ok()).unwrap_or_default().to_owned()
@@ -236,6 +277,12 @@ pub fn ensure_signing_key(path: &Path) -> Result<()> {
 
 /// Whether the certificate carries all names and addresses that the leaf asks for.
 fn covers(cert: &X509Certificate<'_>, leaf: &Leaf) -> Result<bool> {
+    let (dns, ips) = names(cert)?;
+    Ok(leaf.dns.iter().all(|name| dns.contains(name)) && leaf.ips.iter().all(|ip| ips.contains(ip)))
+}
+
+/// The DNS names and addresses of a certificate.
+pub(crate) fn names(cert: &X509Certificate<'_>) -> Result<(Vec<String>, Vec<IpAddr>)> {
     let mut dns = Vec::new();
     let mut ips = Vec::new();
     if let Some(names) = cert.subject_alternative_name()? {
@@ -253,10 +300,10 @@ fn covers(cert: &X509Certificate<'_>, leaf: &Leaf) -> Result<bool> {
             }
         }
     }
-    Ok(leaf.dns.iter().all(|name| dns.contains(name)) && leaf.ips.iter().all(|ip| ips.contains(ip)))
+    Ok((dns, ips))
 }
 
-fn first_der(pem: &str) -> Result<Vec<u8>> {
+pub(crate) fn first_der(pem: &str) -> Result<Vec<u8>> {
     let (_, block) = x509_parser::pem::parse_x509_pem(pem.as_bytes()).context("not PEM")?;
     Ok(block.contents)
 }
@@ -270,9 +317,36 @@ fn name(common: &str, organization: &str) -> DistinguishedName {
     name
 }
 
-fn validity(params: &mut CertificateParams, now: i64, days: i64) -> Result<()> {
+/// How long leafs live: a year, unless the environment says otherwise.
+fn leaf_lifetime() -> i64 {
+    let number = |name: &str| std::env::var(name).ok()?.parse::<i64>().ok().filter(|n| *n > 0);
+    number(LIFETIME_SECS)
+        .or_else(|| Some(number(LIFETIME_DAYS)? * DAY_SECS))
+        .unwrap_or(LEAF_DAYS * DAY_SECS)
+}
+
+/// A serial number of its own for every certificate: by default it would follow from the key, which
+/// a renewal keeps.
+pub(crate) fn random_serial() -> Result<SerialNumber> {
+    let mut bytes = [0; 16];
+    SystemRandom::new()
+        .fill(&mut bytes)
+        .map_err(|_| anyhow::anyhow!("the kernel's random source failed"))?;
+    // A positive number without leading zeros.
+    bytes[0] = bytes[0] & 0x7f | 0x40;
+    Ok(SerialNumber::from_slice(&bytes))
+}
+
+/// When two thirds of a certificate's life are over.
+pub(crate) fn renew_at(cert: &X509Certificate<'_>) -> i64 {
+    let issued = cert.validity().not_before.timestamp() + BACKDATE_SECS;
+    let end = cert.validity().not_after.timestamp();
+    issued + (end - issued) * 2 / 3
+}
+
+fn validity(params: &mut CertificateParams, now: i64, secs: i64) -> Result<()> {
     params.not_before = OffsetDateTime::from_unix_timestamp(now - BACKDATE_SECS)?;
-    params.not_after = OffsetDateTime::from_unix_timestamp(now + days * DAY_SECS)?;
+    params.not_after = OffsetDateTime::from_unix_timestamp(now + secs)?;
     Ok(())
 }
 
@@ -320,11 +394,13 @@ mod tests {
         let leaf = Leaf::server("kube-apiserver", vec!["localhost".into()], vec![ip]);
         assert!(dir.leaf(&leaf, NOW), "missing");
         assert!(!dir.leaf(&leaf, NOW + DAY_SECS), "fits");
-        assert!(dir.leaf(&leaf, NOW + (LEAF_DAYS - RENEW_DAYS + 1) * DAY_SECS), "nears its end");
+        assert!(!dir.leaf(&leaf, NOW + LEAF_DAYS * DAY_SECS * 2 / 3 - 1), "still fits");
+        assert!(dir.leaf(&leaf, NOW + LEAF_DAYS * DAY_SECS * 2 / 3), "two thirds are over");
         let more = Leaf::server("kube-apiserver", vec!["localhost".into(), "k3s".into()], vec![ip]);
-        assert!(dir.leaf(&more, NOW + DAY_SECS), "another name");
-        assert!(!dir.leaf(&leaf, NOW + DAY_SECS), "fewer names still fit");
-        assert!(dir.leaf(&Leaf::client("system:admin", "system:masters"), NOW + DAY_SECS));
+        let later = NOW + LEAF_DAYS * DAY_SECS;
+        assert!(dir.leaf(&more, later), "another name");
+        assert!(!dir.leaf(&leaf, later), "fewer names still fit");
+        assert!(dir.leaf(&Leaf::client("system:admin", "system:masters"), later));
     }
 
     #[test]

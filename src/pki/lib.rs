@@ -5,11 +5,16 @@
 
 mod authority;
 mod files;
+mod inspect;
 pub mod jwt;
 pub mod kubeconfig;
+mod live;
 mod request;
+pub mod tls;
 pub mod token;
 
 pub use authority::{Authority, Leaf, Usage, ensure_signing_key};
 pub use files::{Durability, write_atomic, write_with};
+pub use inspect::{Certificate, continues, inspect, inspect_file, leaf_of};
+pub use live::Live;
 pub use request::{Request, key_request};

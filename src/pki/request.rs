@@ -15,7 +15,7 @@ use time::OffsetDateTime;
 use x509_parser::certification_request::X509CertificationRequest;
 use x509_parser::prelude::FromDer;
 
-use crate::authority::{Authority, Leaf};
+use crate::authority::{Authority, Leaf, random_serial};
 use crate::files::{Durability, read, write_with};
 
 /// Certificates start a little in the past, for peers whose clock is behind (upstream's allowance).
@@ -145,6 +145,7 @@ impl Authority {
                 _ => bail!("unrecognized key usage {usage:?}"),
             }
         }
+        params.serial_number = Some(random_serial()?);
         params.not_before = OffsetDateTime::from_unix_timestamp(now - BACKDATE_SECS)?;
         let end = self.expires()?.min(now.saturating_add(lifetime_secs));
         params.not_after = OffsetDateTime::from_unix_timestamp(end)?;

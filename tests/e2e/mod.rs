@@ -4,6 +4,7 @@
 //! a step is shown with the server's last lines.
 
 mod agents;
+mod certificates;
 mod controllers;
 mod faults;
 mod lifecycle;
@@ -55,7 +56,8 @@ pub(crate) fn run(filter: &str) -> ExitCode {
                 .chain(controllers::STEPS)
                 .chain(mesh::STEPS)
                 .chain(agents::STEPS)
-                .chain(faults::STEPS);
+                .chain(faults::STEPS)
+                .chain(certificates::STEPS);
             for (index, (name, step)) in steps.enumerate() {
                 if index < 2 || name.contains(filter) {
                     let begun = Instant::now();

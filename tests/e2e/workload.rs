@@ -59,7 +59,7 @@ spec:
     )
 }
 
-fn three_replicas(cluster: &mut Cluster) -> Result<()> {
+pub(super) fn three_replicas(cluster: &mut Cluster) -> Result<()> {
     cluster.wait("the default service account", PATIENCE, || {
         Ok(kubectl(&["get", "serviceaccount", "default"]).is_ok())
     })?;

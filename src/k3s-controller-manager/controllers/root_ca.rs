@@ -1,9 +1,10 @@
 //! Every active namespace has the ConfigMap `kube-root-ca.crt`, by which pods know the API server.
 
-use std::{fs, sync::Arc};
+use std::{fs, path::PathBuf, sync::Arc};
 
 use anyhow::{Context, Result};
 use client::{Action, Key, Patch, WorkQueue, is_already_exists, is_not_found};
+use pki::Live;
 use serde_json::{Value, json};
 
 use crate::{
@@ -28,8 +29,7 @@ enum Step {
 }
 
 pub(crate) fn start(cx: &Cx) -> Running {
-    let Some(bundle) = bundle(cx) else { return Box::pin(async {}) };
-    let bundle: Arc<str> = bundle.into();
+    let Some((path, bundle)) = bundle(cx) else { return Box::pin(async {}) };
     let queue = WorkQueue::new();
     let filled = queue.clone();
     cx.caches.namespaces.on_event(move |event| filled.add(event.object().metadata.key()));
@@ -38,16 +38,39 @@ pub(crate) fn start(cx: &Cx) -> Running {
         filled.add(Key::cluster(event.object().metadata.namespace.clone()));
     });
     let shared = Arc::new(cx.clone());
-    workers(cx, NAME, WORKERS, &queue, move |key| {
+    let work = workers(cx, NAME, WORKERS, &queue, move |key| {
         let (cx, bundle) = (Arc::clone(&shared), Arc::clone(&bundle));
-        async move { reconcile(&cx, &key, &bundle).await }
+        async move { reconcile(&cx, &key, &bundle.get()).await }
+    });
+    let namespaces = cx.caches.namespaces.lister();
+    Box::pin(async move {
+        let follow = async {
+            let mut changes = daemon::Changes::of(path.parent())?;
+            loop {
+                changes.next().await?;
+                namespaces.list().iter().for_each(|it| queue.add(it.metadata.key()));
+            }
+        };
+        let follow = async {
+            let ended: Result<()> = follow.await;
+            if let Err(err) = ended {
+                let err = format!("{err:#}");
+                tracing::warn!(err, "Root CA file is not followed, publishing it as it is");
+            }
+            std::future::pending::<()>().await;
+        };
+        tokio::select! {
+            () = work => {}
+            () = follow => {}
+        }
     })
 }
 
-fn bundle(cx: &Cx) -> Option<String> {
-    let path = cx.args.root_ca_file.as_deref()?;
-    match fs::read_to_string(path) {
-        Ok(bundle) => Some(bundle),
+fn bundle(cx: &Cx) -> Option<(PathBuf, Arc<Live<String>>)> {
+    let path = cx.args.root_ca_file.clone()?;
+    let file = path.clone();
+    match Live::new(vec![path.clone()], move || Ok(fs::read_to_string(&file)?)) {
+        Ok(bundle) => Some((path, Arc::new(bundle))),
         Err(err) => {
             let path = path.display();
             tracing::error!(path = %path, err = %err, "Root CA file was not read, publishing none");

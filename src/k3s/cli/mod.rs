@@ -177,7 +177,7 @@ pub(crate) enum CertificateCommand {
     RotateCa {
         #[command(flatten)]
         tool: ToolArgs,
-        /// Folder with the new authorities, laid out as `server/tls`.
+        /// Folder with the new authorities, laid out as the data folder's `server`.
         #[arg(long)]
         path: PathBuf,
         /// Also accept authorities that do not share a root with those in force: every node and

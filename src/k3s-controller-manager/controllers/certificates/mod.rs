@@ -12,7 +12,7 @@ use client::{
     WorkQueue, is_conflict, is_not_found, now, null_default,
 };
 use jiff::Timestamp;
-use pki::{Authority, Request};
+use pki::{Authority, Live, Request};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
@@ -175,7 +175,7 @@ async fn approve(cx: &Cx, key: &Key) -> Result<Action> {
 
 /// The authority of each signer that has one.
 struct Authorities {
-    known: Vec<(&'static str, Authority)>,
+    known: Vec<(&'static str, Live<Authority>)>,
 }
 
 impl Authorities {
@@ -215,13 +215,14 @@ impl Authorities {
         Authorities { known }
     }
 
-    fn of(&self, signer: &str) -> Option<&Authority> {
-        self.known.iter().find(|(name, _)| *name == signer).map(|(_, authority)| authority)
+    fn of(&self, signer: &str) -> Option<Arc<Authority>> {
+        self.known.iter().find(|(name, _)| *name == signer).map(|(_, authority)| authority.get())
     }
 }
 
-fn open(signer: &str, cert: &Path, key: &Path) -> Option<Authority> {
-    match Authority::open(cert, key) {
+fn open(signer: &str, cert: &Path, key: &Path) -> Option<Live<Authority>> {
+    let (cert, key) = (cert.to_owned(), key.to_owned());
+    match Live::new(vec![cert.clone(), key.clone()], move || Authority::open(&cert, &key)) {
         Ok(authority) => Some(authority),
         Err(err) => {
             let err = format!("{err:#}");
@@ -250,7 +251,7 @@ async fn sign(cx: &Cx, key: &Key, authorities: &Authorities) -> Result<Action> {
         return Ok(Action::Done);
     }
     let longest = i64::try_from(cx.args.cluster_signing_duration.as_secs()).unwrap_or(i64::MAX);
-    match issue(&csr, authority, now(), longest) {
+    match issue(&csr, &authority, now(), longest) {
         Ok(certificate) => {
             let body = json!({
                 "metadata": {"resourceVersion": csr.metadata.resource_version},
