@@ -41,12 +41,11 @@ pub(super) fn run(paths: &Paths, services: &[Service], output: &str, now: Timest
 fn status(certificate: &Certificate, now: i64) -> &'static str {
     let left = certificate.not_after - now;
     // A short life is no reason to worry: what matters is whether renewal is overdue.
-    let life = certificate.not_after - certificate.not_before;
     let late = now > certificate.renew_at + (certificate.not_after - certificate.renew_at) / 2;
     match left {
         _ if now < certificate.not_before => "NOT YET VALID",
-        left if left <= 0 => "EXPIRED",
-        left if left <= WARN_SECS && (life > WARN_SECS || late) && late => "WARNING",
+        ..=0 => "EXPIRED",
+        ..=WARN_SECS if late => "WARNING",
         _ => "OK",
     }
 }
