@@ -88,5 +88,6 @@ pub fn refusal(status: &Status) -> Response<Body> {
     if let Some(seconds) = status.retry_after() {
         response.headers_mut().insert(http::header::RETRY_AFTER, seconds.into());
     }
+    crate::verbs::render::warn(&mut response, &status.warnings);
     response
 }

@@ -31,6 +31,8 @@ pub struct Status {
     pub message: String,
     /// `details`, or null for none.
     pub details: Value,
+    /// What the client is told besides, in `Warning` headers.
+    pub warnings: Vec<String>,
 }
 
 impl fmt::Display for Status {
@@ -73,7 +75,14 @@ impl About<'_> {
 impl Status {
     /// A refusal without details.
     pub fn new(code: u16, reason: &'static str, message: impl Into<String>) -> Self {
-        Self { code, reason, message: message.into(), details: Value::Null }
+        Self { code, reason, message: message.into(), details: Value::Null, warnings: Vec::new() }
+    }
+
+    /// The refusal with warnings of the request that was refused.
+    #[must_use]
+    pub fn warned(mut self, warnings: &[String]) -> Self {
+        self.warnings = warnings.to_vec();
+        self
     }
 
     /// 500 without a reason: an error that upstream did not turn into a Status.
@@ -248,6 +257,7 @@ impl From<apimachinery::status::Status> for Status {
             reason: reason.unwrap_or_default(),
             message: status.message,
             details,
+            warnings: Vec::new(),
         }
     }
 }

@@ -10,9 +10,11 @@ mod namespace_lifecycle;
 mod node_restriction;
 mod pod_defaults;
 mod pod_security;
-pub mod quota;
+mod quota;
 mod serviceaccount;
 mod storage;
+
+use std::sync::Arc;
 
 use jiff::Timestamp;
 use serde_json::{Value, json};
@@ -21,6 +23,7 @@ use crate::cluster::Cluster;
 use crate::registry::field::FieldErrors;
 use crate::registry::value::text;
 use crate::registry::{Object, field};
+use crate::storage::entry::Entry;
 use crate::user::UserInfo;
 
 /// What kind of request is admitted.
@@ -203,10 +206,21 @@ pub async fn validate(
         }
         _ => {}
     }
-    let counted = cx.subresource.is_empty() && !cx.namespace.is_empty();
+    charges(cx, object, old).map(|_quotas| ())
+}
+
+/// The quotas that a new or changed object uses, as they are and as they should be stored; refuses
+/// what exceeds them.
+pub fn charges(
+    cx: &Attributes<'_>,
+    object: &Object,
+    old: Option<&Object>,
+) -> Result<Vec<(Arc<Entry>, Object)>, Refusal> {
     let reviewed = matches!(cx.group, "authorization.k8s.io" | "authentication.k8s.io");
-    if counted && !reviewed && matches!(cx.operation, Operation::Create | Operation::Update) {
-        quota::check(cx, object, old)?;
+    let counted = cx.subresource.is_empty() && !cx.namespace.is_empty() && !reviewed;
+    if counted && matches!(cx.operation, Operation::Create | Operation::Update) {
+        quota::charges(cx, object, old)
+    } else {
+        Ok(Vec::new())
     }
-    Ok(())
 }

@@ -1,7 +1,9 @@
 //! ResourceQuota: what a new object uses, held against the namespace's quotas.
 //!
 //! `usage` and `exceeded` are pure. The used amounts are those of the quotas' status, which the quota
-//! controller keeps; objects admitted between two of its rounds are counted by `charges`.
+//! controller keeps; `charges` adds what is admitted between two of its rounds.
+
+use std::sync::Arc;
 
 use serde_json::{Map, Value, json};
 
@@ -9,16 +11,19 @@ use super::{Attributes, Refusal};
 use crate::registry::Object;
 use crate::registry::core::resources::{add, nano, pod_total, qos_class, quantity};
 use crate::registry::value::{at, has, int, key, list, map, set, text, texts};
+use crate::storage::entry::Entry;
 
-/// Refuses what would exceed a quota.
-pub(super) fn check(
+/// Refuses what would exceed a quota; otherwise the quotas that it uses, as the cache has them and
+/// as they should be stored.
+pub(super) fn charges(
     cx: &Attributes<'_>,
     object: &Object,
     old: Option<&Object>,
-) -> Result<(), Refusal> {
+) -> Result<Vec<(Arc<Entry>, Object)>, Refusal> {
+    let mut out = Vec::new();
     for entry in cx.cluster.list("resourcequotas", cx.namespace) {
-        let quota = entry.object();
-        let name = text(&quota, "metadata.name");
+        let mut quota = entry.object();
+        let name = text(&quota, "metadata.name").to_owned();
         if !in_scope(&quota, cx, object) {
             continue;
         }
@@ -29,51 +34,31 @@ pub(super) fn check(
             return Err(cx.forbidden_for(Some(object), &detail));
         }
         let wanted = delta(&usage(cx, object), old.map(|old| usage(cx, old)).as_ref());
-        let over = exceeded(&limited, map(&quota, "status.used"), &wanted);
+        let mut used = map(&quota, "status.used").clone();
+        let over = exceeded(&limited, &used, &wanted);
         if !over.is_empty() {
-            let show = |pick: &dyn Fn(&str) -> String| {
-                over.iter()
-                    .map(|name| format!("{name}={}", pick(name)))
-                    .collect::<Vec<_>>()
-                    .join(",")
+            let show = |from: &Map<String, Value>| {
+                let shown = |name: &String| {
+                    let value = from.get(name).and_then(Value::as_str).unwrap_or("0");
+                    format!("{name}={value}")
+                };
+                over.iter().map(shown).collect::<Vec<_>>().join(",")
             };
-            let shown = |from: &Map<String, Value>, name: &str| {
-                from.get(name).and_then(Value::as_str).unwrap_or("0").to_owned()
-            };
-            let used = map(&quota, "status.used");
+            let (wanted, used, limited) = (show(&wanted), show(&used), show(&limited));
             let detail = format!(
-                "exceeded quota: {name}, requested: {}, used: {}, limited: {}",
-                show(&|n| shown(&wanted, n)),
-                show(&|n| shown(used, n)),
-                show(&|n| shown(&limited, n)),
+                "exceeded quota: {name}, requested: {wanted}, used: {used}, limited: {limited}"
             );
             return Err(cx.forbidden_for(Some(object), &detail));
         }
-    }
-    Ok(())
-}
-
-/// The quotas whose used amounts grow with this object, as they should be stored.
-pub fn charges(cx: &Attributes<'_>, object: &Object, old: Option<&Object>) -> Vec<Object> {
-    let mut out = Vec::new();
-    for entry in cx.cluster.list("resourcequotas", cx.namespace) {
-        let mut quota = entry.object();
-        if !in_scope(&quota, cx, object) {
-            continue;
-        }
-        let limited = hard(&quota);
-        let wanted = delta(&usage(cx, object), old.map(|old| usage(cx, old)).as_ref());
         let counted: Map<String, Value> =
             wanted.into_iter().filter(|(name, _)| limited.contains_key(name)).collect();
-        if counted.is_empty() {
-            continue;
+        if !counted.is_empty() {
+            add(&mut used, &counted);
+            set(&mut quota, "status.used", used);
+            out.push((entry, quota));
         }
-        let mut used = map(&quota, "status.used").clone();
-        add(&mut used, &counted);
-        set(&mut quota, "status.used", used);
-        out.push(quota);
     }
-    out
+    Ok(out)
 }
 
 /// The limits in force: those that the controller has seen.

@@ -158,6 +158,11 @@ pub trait Strategy: Sync + Send {
         default_row(obj, now)
     }
 
+    /// Conditions of a Table row: what is done is told from what runs.
+    fn row_conditions(&self, _obj: &Object) -> Option<Value> {
+        None
+    }
+
     /// Reserves what the object needs cluster-wide (service IPs, node ports) and writes it into the
     /// object. Runs after admission, last before the write.
     fn allocate(
@@ -203,6 +208,11 @@ pub trait Strategy: Sync + Send {
     /// changes)?
     fn has_generation(&self) -> bool {
         false
+    }
+
+    /// The metadata whose change makes a new generation too.
+    fn generation_follows(&self) -> &'static [&'static str] {
+        &[]
     }
 
     /// How names are checked.

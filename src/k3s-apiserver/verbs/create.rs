@@ -35,7 +35,8 @@ pub async fn create(call: &Call<'_>, kind: &Kind, body: Bytes) -> Result<Respons
     let mut draft = Draft::new(call, kind, options)?;
     let object = decode_own(call, kind, &body, validation, &mut draft.warnings)?;
     let manager = managed::manager(&draft);
-    let entry = create_object(&mut draft, object, managed::How::Update(&manager)).await?;
+    let created = create_object(&mut draft, object, managed::How::Update(&manager)).await;
+    let entry = created.map_err(|status| status.warned(&draft.warnings))?;
     let mut response = render::one(call, kind, accept, StatusCode::CREATED, Thing::Entry(entry));
     render::warn(&mut response, &draft.warnings);
     Ok(response)
@@ -98,6 +99,7 @@ async fn once(
     let warnings = kind.strategy.warnings(&draft.cx(), &object, None);
     draft.warnings.extend(warnings);
     draft.admit(Operation::Create, &name, Some(&object), None).await?;
+    draft.charge(Operation::Create, &name, &object, None).await?;
     let guard = kind.strategy.allocate(&draft.cx(), &mut object, None, &mut errors);
     if !errors.is_empty() {
         return Err(Status::invalid(&kind.group, &kind.kind, &name, &errors));

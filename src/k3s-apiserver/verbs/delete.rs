@@ -131,7 +131,9 @@ pub async fn delete_object(
             Plan::Remove(last) => {
                 let last = draft.last(name, &entry, &last)?;
                 match draft.remove(name, entry.revision).await? {
-                    Removed::Done => return Ok(Deleted::Gone(last)),
+                    Removed::Done(revision) => {
+                        return Ok(Deleted::Gone(Arc::new(last.at_revision(revision))));
+                    }
                     Removed::Conflict(found) => found,
                 }
             }

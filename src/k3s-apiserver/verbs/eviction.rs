@@ -105,10 +105,13 @@ async fn take_disruption(draft: &Draft<'_>, pod: &Object, entry: &Entry) -> Resu
         let observed = budget["status"]["observedGeneration"].as_i64().unwrap_or(0);
         let generation = budget["metadata"]["generation"].as_i64().unwrap_or(0);
         if observed < generation {
-            return Err(too_many(&format!(
+            let why = format!(
                 "The disruption budget {} is still being processed by the server.",
                 held.name()
-            )));
+            );
+            let mut status = too_many(VIOLATES);
+            status.details["causes"] = json!([{"reason": "DisruptionBudget", "message": why}]);
+            return Err(status);
         }
         if allowed <= 0 {
             return Err(refused(&budget, held.name()));
@@ -149,6 +152,8 @@ fn unhealthy_may_go(budget: &Value, pod: &Object) -> bool {
         || (number("currentHealthy") >= number("desiredHealthy") && number("desiredHealthy") > 0)
 }
 
+const VIOLATES: &str = "Cannot evict pod as it would violate the pod's disruption budget.";
+
 fn too_many(message: &str) -> Status {
     let mut status = Status::new(429, "TooManyRequests", message);
     status.details = json!({"retryAfterSeconds": 10});
@@ -156,7 +161,7 @@ fn too_many(message: &str) -> Status {
 }
 
 fn refused(budget: &Value, name: &str) -> Status {
-    let mut status = too_many("Cannot evict pod as it would violate the pod's disruption budget.");
+    let mut status = too_many(VIOLATES);
     let number = |field: &str| budget["status"][field].as_i64().unwrap_or(0);
     status.details = json!({"causes": [{
         "reason": "DisruptionBudget",

@@ -106,6 +106,9 @@ pub fn to_version(kind: &Kind, object: &mut Object, from: &str, to: &str) {
     if from != to {
         object["apiVersion"] = to.into();
         kind.strategy.convert(object, from, to);
+        if to == kind.api_version {
+            normalize(kind, object);
+        }
     }
 }
 

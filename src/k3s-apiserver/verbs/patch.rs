@@ -54,7 +54,8 @@ pub async fn patch(call: &Call<'_>, kind: &Kind, body: Bytes) -> Result<Response
         check_name(&new, name)?;
         Ok(new)
     };
-    let entry = update_object(&mut draft, name, Source::Patch, How::Update(&manager), make).await?;
+    let done = update_object(&mut draft, name, Source::Patch, How::Update(&manager), make).await;
+    let entry = done.map_err(|status| status.warned(&draft.warnings))?;
     let mut response = render::one(call, kind, accept, StatusCode::OK, Thing::Entry(entry));
     render::warn(&mut response, &draft.warnings);
     Ok(response)

@@ -67,6 +67,9 @@ pub fn build(
                 Include::Object => tree.clone(),
             };
             let mut row = json!({"cells": kind.strategy.row(tree, now), "object": object});
+            if let Some(conditions) = kind.strategy.row_conditions(tree) {
+                row["conditions"] = conditions;
+            }
             if include == Include::None {
                 row["object"] = Value::Null;
             }

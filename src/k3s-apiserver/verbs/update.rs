@@ -58,7 +58,7 @@ pub async fn update(call: &Call<'_>, kind: &Kind, body: Bytes) -> Result<Respons
         Err(status) if missing && status.code == 404 => {
             (StatusCode::CREATED, create_object(&mut draft, sent, How::Update(&manager)).await?)
         }
-        other => (StatusCode::OK, other?),
+        other => (StatusCode::OK, other.map_err(|status| status.warned(&draft.warnings))?),
     };
     let mut response = render::one(call, kind, accept, code, Thing::Entry(entry));
     render::warn(&mut response, &draft.warnings);
@@ -197,6 +197,9 @@ async fn replace(
     let warnings = kind.strategy.warnings(&draft.cx(), &new, Some(old));
     draft.warnings.extend(warnings);
     draft.admit(Operation::Update, name, Some(&new), Some(old)).await?;
+    if draft.subresource.is_empty() {
+        draft.charge(Operation::Update, name, &new, Some(old)).await?;
+    }
     let guard = kind.strategy.allocate(&draft.cx(), &mut new, Some(old), &mut errors);
     if !errors.is_empty() {
         return Err(Status::invalid(&kind.group, &kind.kind, name, &errors));
@@ -206,7 +209,7 @@ async fn replace(
     if is_complete(kind, &new) {
         let last = draft.last(name, entry, &new)?;
         return Ok(match draft.remove(name, entry.revision).await? {
-            Removed::Done => Written::Done(last),
+            Removed::Done(_) => Written::Done(last),
             Removed::Conflict(found) => Written::Conflict(found),
         });
     }
@@ -247,7 +250,11 @@ fn prepare(draft: &Draft<'_>, new: &mut Object, old: &Object) {
     }
     kind.strategy.prepare_for_update(&draft.cx(), new, old);
     let untouched = new["metadata"]["generation"] == old["metadata"]["generation"];
-    if kind.strategy.has_generation() && untouched && spec_changed(kind, new, old) {
+    let follows = kind.strategy.generation_follows().iter();
+    let meta_changed =
+        follows.copied().any(|name| new["metadata"].get(name) != old["metadata"].get(name));
+    let changed = || meta_changed && draft.subresource.is_empty() || spec_changed(kind, new, old);
+    if kind.strategy.has_generation() && untouched && changed() {
         let generation = old["metadata"]["generation"].as_i64().unwrap_or(0) + 1;
         meta_mut(new).insert("generation".to_owned(), generation.into());
     }

@@ -27,6 +27,9 @@ use crate::storage::write::{Change, Outcome};
 /// How long a write waits for the caches to see what it allocated.
 const SETTLE: Duration = Duration::from_secs(5);
 
+/// Attempts to charge a quota that others charge at the same time.
+const CHARGES_TRIED: usize = 50;
+
 /// Where the new object of an update comes from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Author {
@@ -119,6 +122,48 @@ impl<'a> Draft<'a> {
         Ok(())
     }
 
+    /// Charges the namespace's quotas for what the object uses: what `admit` found within their
+    /// limits is written into their status on the condition that they have not changed since.
+    pub async fn charge(
+        &self,
+        operation: Operation,
+        name: &str,
+        object: &Object,
+        old: Option<&Object>,
+    ) -> Result<(), Status> {
+        let namespace = &self.call.info.namespace;
+        if self.options.dry_run || namespace.is_empty() {
+            return Ok(());
+        }
+        let storage = &self.call.server.storage;
+        let Some(store) = storage.store("resourcequotas") else { return Ok(()) };
+        let mut charged: Vec<String> = Vec::new();
+        for _ in 0..CHARGES_TRIED {
+            let attributes = self.attributes(operation, name);
+            let mut behind = None;
+            for (entry, quota) in admission::charges(&attributes, object, old)? {
+                if charged.iter().any(|done| *done == *entry.key) {
+                    continue;
+                }
+                let path = format!("{}{}", store.prefix, entry.key);
+                let change = Change::Put { value: encode(&quota).into(), lease: 0 };
+                match storage.write(&path, entry.revision, change).await? {
+                    Outcome::Done(_) => charged.push(entry.key.to_string()),
+                    Outcome::Conflict(_) => behind = Some(entry.revision + 1),
+                }
+            }
+            let Some(revision) = behind else { return Ok(()) };
+            storage.settled().await?;
+            storage.reached(revision, SETTLE).await;
+        }
+        let mut status = Status::conflict(
+            self.kind.about(name),
+            "the object's quota is being changed by others, try again",
+        );
+        status.details["retryAfterSeconds"] = 1.into();
+        Err(status)
+    }
+
     /// The stored form of an object in the served version.
     pub fn stored(&self, object: &Object) -> Bytes {
         let kind = self.kind;
@@ -170,15 +215,15 @@ impl<'a> Draft<'a> {
     /// Removes the object if it is at `expected`.
     pub async fn remove(&self, name: &str, expected: i64) -> Result<Removed, Status> {
         if self.options.dry_run {
-            return Ok(Removed::Done);
+            return Ok(Removed::Done(expected));
         }
         let key = self.key(name);
         let path = format!("{}{key}", self.store.prefix);
         match self.call.server.storage.write(&path, expected, Change::Delete).await? {
-            Outcome::Done(_) => Ok(Removed::Done),
+            Outcome::Done(revision) => Ok(Removed::Done(revision)),
             Outcome::Conflict(found) => match self.conflict(&key, found)? {
                 Written::Conflict(found) => Ok(Removed::Conflict(found)),
-                Written::Done(_) => Ok(Removed::Done),
+                Written::Done(entry) => Ok(Removed::Done(entry.revision)),
             },
         }
     }
@@ -219,7 +264,8 @@ pub enum Written {
 
 /// How a removal ended.
 pub enum Removed {
-    Done,
+    /// Done, at this revision.
+    Done(i64),
     Conflict(Option<Arc<Entry>>),
 }
 

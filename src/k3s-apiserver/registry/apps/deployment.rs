@@ -51,6 +51,10 @@ impl Strategy for Deployment {
         immutable_spec(errs, "selector", new, old);
     }
 
+    fn generation_follows(&self) -> &'static [&'static str] {
+        &["annotations"]
+    }
+
     fn warnings(&self, _cx: &Cx<'_>, obj: &Object, old: Option<&Object>) -> Vec<String> {
         template_warnings(obj, old, "spec.template")
     }

@@ -10,7 +10,7 @@ use crate::registry::field::{FieldErrors, Path};
 use crate::registry::table::{age, containers, integer, name, number, selector, wide};
 use crate::registry::validate::{immutable_spec, not_negative, selector_converts, spec};
 use crate::registry::value::{at, at_mut, default, int, key};
-use crate::registry::{AGE, Column, Cx, NAME, Object, Selectable, Strategy};
+use crate::registry::{AGE, Column, Cx, NAME, Object, Strategy};
 
 #[derive(Debug)]
 pub(super) struct ReplicaSet;
@@ -41,12 +41,6 @@ impl Strategy for ReplicaSet {
 
     fn warnings(&self, _cx: &Cx<'_>, obj: &Object, old: Option<&Object>) -> Vec<String> {
         template_warnings(obj, old, "spec.template")
-    }
-
-    fn selectable_fields(&self) -> &'static [Selectable] {
-        const FIELDS: &[Selectable] =
-            &[Selectable { name: "status.replicas", path: "status.replicas", zero: "0" }];
-        FIELDS
     }
 
     fn columns(&self) -> &'static [Column] {

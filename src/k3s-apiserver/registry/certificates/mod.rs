@@ -103,6 +103,31 @@ impl Strategy for CertificateSigningRequest {
         validate(obj, errs);
     }
 
+    fn validate_update(&self, cx: &Cx<'_>, new: &Object, old: &Object, errs: &mut FieldErrors) {
+        let kinds = |object: &Object| -> Vec<String> {
+            let conditions = list(object, "status.conditions").iter();
+            conditions.map(|condition| text(condition, "type").to_owned()).collect()
+        };
+        let left = kinds(new);
+        for kind in kinds(old).iter().filter(|kind| !left.contains(kind)) {
+            let permanent = matches!(kind.as_str(), "Approved" | "Denied" | "Failed");
+            if permanent && matches!(cx.subresource, "approval" | "status") {
+                let detail = format!("updates may not remove a condition of type {kind:?}");
+                errs.forbidden("status.conditions", detail);
+            }
+        }
+        let certificate = text(new, "status.certificate");
+        if cx.subresource == "status" && certificate != text(old, "status.certificate") {
+            let pem = STANDARD.decode(certificate).unwrap_or_default();
+            let found = !certificate.is_empty()
+                && String::from_utf8_lossy(&pem).contains("-----BEGIN CERTIFICATE-----");
+            if !found {
+                let detail = "must contain at least one CERTIFICATE PEM block";
+                errs.invalid("status.certificate", "<certificate data>", detail);
+            }
+        }
+    }
+
     fn selectable_fields(&self) -> &'static [Selectable] {
         const FIELDS: &[Selectable] =
             &[Selectable { name: "spec.signerName", path: "spec.signerName", zero: "" }];

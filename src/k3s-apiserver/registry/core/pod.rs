@@ -108,6 +108,16 @@ impl Strategy for Pod {
         pod_table::row(obj, now)
     }
 
+    fn row_conditions(&self, obj: &Object) -> Option<Value> {
+        let phase = text(obj, "status.phase");
+        let message = match phase {
+            "Succeeded" => "The pod has completed successfully.",
+            "Failed" => "The pod failed.",
+            _ => return None,
+        };
+        Some(json!([{"type": "Completed", "status": "True", "reason": phase, "message": message}]))
+    }
+
     fn graceful_delete(&self, obj: &Object, grace: Option<i64>) -> Deletion {
         let asked = grace.or_else(|| int(obj, "spec.terminationGracePeriodSeconds")).unwrap_or(30);
         let finished = matches!(text(obj, "status.phase"), "Failed" | "Succeeded");

@@ -41,6 +41,24 @@ fn of_spec(path: &str, spec: &Value) -> Vec<String> {
             ));
         }
     }
+    for (n, constraint) in list(spec, "topologySpreadConstraints").iter().enumerate() {
+        matches_nothing(&format!("{path}.topologySpreadConstraints[{n}]"), constraint, &mut out);
+    }
+    for kind in ["podAffinity", "podAntiAffinity"] {
+        let affinity = key(at(spec, "affinity"), kind);
+        let path = format!("{path}.affinity.{kind}");
+        let (required, preferred) = (
+            "requiredDuringSchedulingIgnoredDuringExecution",
+            "preferredDuringSchedulingIgnoredDuringExecution",
+        );
+        for (n, term) in list(affinity, required).iter().enumerate() {
+            matches_nothing(&format!("{path}.{required}[{n}]"), term, &mut out);
+        }
+        for (n, term) in list(affinity, preferred).iter().enumerate() {
+            let path = format!("{path}.{preferred}[{n}].podAffinityTerm");
+            matches_nothing(&path, key(term, "podAffinityTerm"), &mut out);
+        }
+    }
     for (n, alias) in list(spec, "hostAliases").iter().enumerate() {
         let ip = text(alias, "ip");
         if list(spec, "hostAliases")[..n].iter().any(|other| text(other, "ip") == ip) {
@@ -66,6 +84,14 @@ fn of_spec(path: &str, spec: &Value) -> Vec<String> {
         out.push(format!("{path}.terminationGracePeriodSeconds: must be >= 0; negative values are invalid and will be treated as 1"));
     }
     out
+}
+
+/// A term that names pods by a selector, which it does not have.
+fn matches_nothing(path: &str, term: &Value, out: &mut Vec<String>) {
+    if key(term, "labelSelector").is_null() {
+        let text = "a null labelSelector results in matching no pod";
+        out.push(format!("{path}.labelSelector: {text}"));
+    }
 }
 
 fn of_container(path: &str, container: &Value, out: &mut Vec<String>) {

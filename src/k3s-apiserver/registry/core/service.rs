@@ -75,7 +75,7 @@ impl Strategy for Service {
 
     fn validate_update(&self, cx: &Cx<'_>, new: &Object, old: &Object, errs: &mut FieldErrors) {
         if cx.subresource == "status" {
-            return;
+            return service_validation::validate_status(errs, new);
         }
         service_validation::validate_update(errs, new, old);
         service_validation::validate(errs, new);
@@ -167,7 +167,7 @@ fn carry_allocated(new: &mut Object, old: &Object) {
             carry(old, new, "spec.clusterIP");
             carry(old, new, "spec.clusterIPs");
         }
-        for field in ["spec.ipFamilies", "spec.ipFamilyPolicy"] {
+        for field in ["spec.ipFamilies", "spec.ipFamilyPolicy", "spec.internalTrafficPolicy"] {
             if !has(new, field) {
                 carry(old, new, field);
             }
@@ -208,7 +208,7 @@ fn drop_with_type(new: &mut Object, old: &Object) {
             remove(new, "spec.clusterIP");
             remove(new, "spec.clusterIPs");
         }
-        for field in ["spec.ipFamilies", "spec.ipFamilyPolicy"] {
+        for field in ["spec.ipFamilies", "spec.ipFamilyPolicy", "spec.internalTrafficPolicy"] {
             if same(new, field) {
                 remove(new, field);
             }

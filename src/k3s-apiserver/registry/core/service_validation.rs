@@ -242,6 +242,18 @@ pub(super) fn validate_update(errs: &mut FieldErrors, new: &Object, old: &Object
     }
 }
 
+/// Refuses load balancer addresses that are none.
+pub(super) fn validate_status(errs: &mut FieldErrors, obj: &Object) {
+    for (n, ingress) in list(obj, "status.loadBalancer.ingress").iter().enumerate() {
+        let path = Path::new("status").child("loadBalancer").child("ingress").index(n);
+        let address = text(ingress, "ip");
+        if !address.is_empty() && address.parse::<std::net::IpAddr>().is_err() {
+            let detail = "must be a valid IP address, (e.g. 10.9.8.7 or 2001:db8::ffff)";
+            errs.invalid(path.child("ip"), address, detail);
+        }
+    }
+}
+
 pub(super) fn warnings(obj: &Object) -> Vec<String> {
     let mut out = Vec::new();
     if !list(obj, "spec.externalIPs").is_empty() {

@@ -69,6 +69,10 @@ impl Strategy for EndpointSlice {
         ]
     }
 
+    fn generation_follows(&self) -> &'static [&'static str] {
+        &["labels", "annotations", "ownerReferences", "finalizers"]
+    }
+
     fn has_generation(&self) -> bool {
         true
     }
