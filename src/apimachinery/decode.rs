@@ -196,7 +196,9 @@ fn check_kind(
     if version.contains('/') {
         return Err(unrecognized(&format!("unexpected GroupVersion string: {text}")));
     }
-    if (group, version, kind) == (expected.group, expected.version, expected.kind) {
+    // Every group and version has DeleteOptions, and clients send that of the object's.
+    let everywhere = kind == "DeleteOptions" && expected.kind == kind;
+    if everywhere || (group, version, kind) == (expected.group, expected.version, expected.kind) {
         return Ok(());
     }
     let served = api::schema::kind(group, version, kind).is_some();
@@ -642,6 +644,19 @@ mod tests {
             error("Secret", r#"{"data":{"a":"$"}}"#),
             r#"Secret in version "v1" cannot be handled as a Secret: illegal base64 data at input byte 0"#
         );
+    }
+
+    #[test]
+    fn delete_options_come_in_the_version_of_any_group() {
+        let node = api::schema::definition("io.k8s.apimachinery.pkg.apis.meta.v1.DeleteOptions");
+        let (group, version, kind) = ("", "v1", "DeleteOptions");
+        let expected = Expected { group, version, kind, node: node.unwrap() };
+        let text = r#"{"apiVersion":"apps/v1","kind":"DeleteOptions","gracePeriodSeconds":1}"#;
+        let enveloped = protobuf::envelope("apps/v1", kind, &[0x08, 0x01]);
+        for (bytes, media) in [(text.as_bytes(), Media::Json), (&enveloped, Media::Protobuf)] {
+            let decoded = body(bytes, media, &expected).unwrap();
+            assert_eq!(decoded.value["gracePeriodSeconds"], 1);
+        }
     }
 
     #[test]

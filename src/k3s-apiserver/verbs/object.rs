@@ -3,7 +3,7 @@
 use std::io::Write;
 
 use api::schema::Node;
-use apimachinery::decode::{self, Expected, FieldValidation, Media};
+use apimachinery::decode::{self, Expected, FieldValidation};
 use apimachinery::encode::canonicalize;
 use apimachinery::protobuf;
 use bytes::Bytes;
@@ -65,13 +65,7 @@ pub fn decode_options(call: &Call<'_>, body: &Bytes) -> Result<Value, Status> {
     let node = api::schema::definition("io.k8s.apimachinery.pkg.apis.meta.v1.DeleteOptions")
         .ok_or_else(|| Status::plain("no schema of DeleteOptions"))?;
     let media = content(&call.parts.headers)?;
-    let given: Value = match media {
-        Media::Json => serde_json::from_slice(body).unwrap_or_default(),
-        _ => Value::Null,
-    };
-    let version = given["apiVersion"].as_str().unwrap_or("v1");
-    let (group, version) = version.split_once('/').unwrap_or(("", version));
-    let expected = Expected { group, version, kind: "DeleteOptions", node };
+    let expected = Expected { group: "", version: "v1", kind: "DeleteOptions", node };
     Ok(decode::body(body, media, &expected)?.value)
 }
 
