@@ -23,6 +23,8 @@ use crate::settings::Node;
 const LABEL: &str = "node-role.kubernetes.io/control-plane";
 const NODES: Resource = Resource::cluster("", "v1", "nodes", "Node");
 const SECRETS: Resource = Resource::namespaced("", "v1", "secrets", "Secret");
+/// What stands for a secret.
+const MASK: &str = "********";
 /// Nodes that may be deleted at once without their passwords waiting for the next start.
 const GONE_MAX: usize = 1024;
 
@@ -170,48 +172,14 @@ fn annotations(
     args: &[String],
     env: impl Iterator<Item = (String, String)>,
 ) -> Labels {
-    const MASK: &str = "********";
-    let secret = |name: &str| {
-        let name = name.to_ascii_lowercase();
-        [
-            "token",
-            "secret",
-            "password",
-            "vpn-auth",
-            "datastore-endpoint",
-            "vpn_auth",
-            "datastore_endpoint",
-        ]
-        .iter()
-        .any(|word| name.contains(word))
-            && !name.ends_with("file")
-    };
-    let mut shown = Vec::new();
-    let mut hide = false;
-    for arg in args.iter().skip(1) {
-        match arg.split_once('=') {
-            _ if std::mem::take(&mut hide) => shown.push(MASK.to_owned()),
-            Some((flag, _)) if flag.starts_with('-') && (secret(flag) || flag == "-t") => {
-                shown.extend([flag.to_owned(), MASK.to_owned()]);
-            }
-            Some((flag, value)) if flag.starts_with('-') => {
-                shown.extend([flag.to_owned(), value.to_owned()]);
-            }
-            None if arg.starts_with('-') && (secret(arg) || arg == "-t") => {
-                shown.push(arg.clone());
-                hide = true;
-            }
-            _ => shown.push(arg.clone()),
-        }
-    }
     let env: Labels = env
         .filter(|(name, _)| name.starts_with("K3S_"))
         .map(|(name, value)| {
-            let value = if secret(&name) { MASK.to_owned() } else { value };
+            let value = if is_secret(&name) { MASK.to_owned() } else { value };
             (name, value)
         })
         .collect();
-    let (args, env) = (json!(shown).to_string(), json!(env).to_string());
+    let (args, env) = (json!(shown(args)).to_string(), json!(env).to_string());
     let hash = digest::digest(&digest::SHA256, format!("{args}{env}").as_bytes());
     [
         ("k3s.io/hostname", node.name.clone()),
@@ -222,6 +190,37 @@ fn annotations(
     ]
     .map(|(key, value)| (key.to_owned(), value))
     .into()
+}
+
+/// The arguments one by one, values apart from their flags, secrets masked.
+fn shown(args: &[String]) -> Vec<String> {
+    let secret = |flag: &str| flag == "-t" || is_secret(flag);
+    let mut shown = Vec::new();
+    let mut hide = false;
+    for arg in args.iter().skip(1) {
+        if std::mem::take(&mut hide) {
+            shown.push(MASK.to_owned());
+            continue;
+        }
+        match arg.split_once('=').filter(|(flag, _)| flag.starts_with('-')) {
+            Some((flag, value)) => {
+                let value = if secret(flag) { MASK } else { value };
+                shown.extend([flag.to_owned(), value.to_owned()]);
+            }
+            None => {
+                hide = arg.starts_with('-') && secret(arg);
+                shown.push(arg.clone());
+            }
+        }
+    }
+    shown
+}
+
+/// Whether a flag or a variable carries a secret; the name of a file is none.
+fn is_secret(name: &str) -> bool {
+    let name = name.to_ascii_lowercase().replace('_', "-");
+    let words = ["token", "secret", "password", "vpn-auth", "datastore-endpoint"];
+    words.iter().any(|word| name.contains(word)) && !name.ends_with("-file")
 }
 
 /// RFC 4648's base 32, with padding.
@@ -281,6 +280,26 @@ pub(crate) async fn forget_passwords(stop: CancellationToken, kubeconfig: &Path)
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn check(args: &[&str], expected: &str) {
+        let args: Vec<String> = args.iter().map(|&arg| arg.to_owned()).collect();
+        assert_eq!(json!(shown(&args)).to_string(), expected);
+    }
+
+    #[test]
+    fn a_node_is_annotated_without_its_secrets() {
+        check(
+            &["k3s", "agent", "--server=https://s:6443", "--token=x", "--node-label", "a=b"],
+            r#"["agent","--server","https://s:6443","--token","********","--node-label","a=b"]"#,
+        );
+        check(&["k3s", "agent", "-t", "x"], r#"["agent","-t","********"]"#);
+        check(&["k3s", "agent", "--token-file=/x"], r#"["agent","--token-file","/x"]"#);
+        check(
+            &["k3s", "server", "--datastore-endpoint", "x"],
+            r#"["server","--datastore-endpoint","********"]"#,
+        );
+        assert!(is_secret("K3S_TOKEN") && !is_secret("K3S_TOKEN_FILE") && !is_secret("K3S_URL"));
+    }
 
     #[test]
     fn base32_is_rfc_4648s() {

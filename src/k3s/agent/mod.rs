@@ -23,7 +23,7 @@ use tracing::info;
 
 use self::servers::Servers;
 use crate::backend::Backend;
-use crate::bus;
+use crate::bus::{self, Bus};
 use crate::runtime::{self, Runtime};
 use crate::server::{failed, lock};
 use crate::settings::{Agent, Node};
@@ -58,21 +58,8 @@ pub(crate) async fn run(cx: Context, agent: Agent) -> Result<()> {
     all.extend(units.node(&node, &runtime, &joined.control.flannel_backend, images)?);
     all.extend(units.containerd(&node)?);
     let mut backend = Backend::open(all).await?;
-    let mut tasks: JoinSet<Result<()>> = JoinSet::new();
-    let stop = cx.stop.clone();
-    if let Some(door) = door {
-        let (stop, servers) = (stop.clone(), servers.clone());
-        tasks.spawn(async move {
-            load_balancer::serve(stop, door, servers).await;
-            Ok(())
-        });
-    }
+    let mut tasks = towards_servers(&cx, &node, door, servers);
     backend.start(&node.paths).await?;
-    let name_cx = cx.clone();
-    tasks.spawn(async move {
-        attend_bus(&name_cx, BUS_NAME, bus.address().as_deref()).await;
-        Ok(())
-    });
     runtime.link_cni()?;
     let containerd = backend.state("k3s-containerd");
     let answers = async move {
@@ -80,27 +67,49 @@ pub(crate) async fn run(cx: Context, agent: Agent) -> Result<()> {
             let _ = containerd.wait_for(|state| state.ready).await;
         }
     };
-    let paths = node.paths.clone();
-    tasks.spawn(runtime::keep_images(stop.clone(), paths, runtime, answers, imported));
-    let (paths, all) = (node.paths.clone(), servers.clone());
-    let stopped = stop.clone();
-    tasks.spawn(async move {
-        tunnel::keep(stopped, paths, all, KUBELET_PORT).await;
-        Ok(())
-    });
-    let (stopped, all) = (stop.clone(), servers.clone());
-    let kubeconfig = node.paths.agent("k3scontroller.kubeconfig");
-    tasks.spawn(async move { servers::follow(stopped, &kubeconfig, &all).await });
+    let (stop, paths) = (cx.stop.clone(), node.paths.clone());
+    tasks.spawn(runtime::keep_images(stop, paths, runtime, answers, imported));
+    tasks.spawn(own_name(cx.clone(), bus));
     tasks.spawn(announce(cx.clone(), node));
     let ended = tokio::select! {
         err = backend.refused() => Err(err),
         err = failed(&mut tasks) => Err(err),
-        () = stop.cancelled() => Ok(()),
+        () = cx.stop.cancelled() => Ok(()),
     };
     info!("Stopping, pods keep running");
     backend.stop(ended.is_err()).await?;
     tasks.shutdown().await;
     ended
+}
+
+/// What connects the node with its servers, in both directions.
+fn towards_servers(
+    cx: &Context,
+    node: &Node,
+    door: Option<TcpListener>,
+    servers: Arc<Servers>,
+) -> JoinSet<Result<()>> {
+    let mut tasks = JoinSet::new();
+    if let Some(door) = door {
+        let (stop, servers) = (cx.stop.clone(), servers.clone());
+        tasks.spawn(async move {
+            load_balancer::serve(stop, door, servers).await;
+            Ok(())
+        });
+    }
+    let (stop, paths, all) = (cx.stop.clone(), node.paths.clone(), servers.clone());
+    tasks.spawn(async move {
+        tunnel::keep(stop, paths, all, KUBELET_PORT).await;
+        Ok(())
+    });
+    let (stop, kubeconfig) = (cx.stop.clone(), node.paths.agent("k3scontroller.kubeconfig"));
+    tasks.spawn(async move { servers::follow(stop, &kubeconfig, &servers).await });
+    tasks
+}
+
+async fn own_name(cx: Context, bus: Bus) -> Result<()> {
+    attend_bus(&cx, BUS_NAME, bus.address().as_deref()).await;
+    Ok(())
 }
 
 /// The load balancer's socket; none when the node is to go straight to its server.
