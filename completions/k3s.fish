@@ -93,7 +93,7 @@ complete -c k3s -n "__fish_k3s_using_subcommand certificate; and __fish_seen_sub
 complete -c k3s -n "__fish_k3s_using_subcommand certificate; and __fish_seen_subcommand_from rotate" -s h -l help -d 'Print help'
 complete -c k3s -n "__fish_k3s_using_subcommand certificate; and __fish_seen_subcommand_from rotate-ca" -s d -l data-dir -d 'Folder of all state' -r -F
 complete -c k3s -n "__fish_k3s_using_subcommand certificate; and __fish_seen_subcommand_from rotate-ca" -l kubeconfig -d 'Kubeconfig to reach the API with; the administrator\'s by default' -r -F
-complete -c k3s -n "__fish_k3s_using_subcommand certificate; and __fish_seen_subcommand_from rotate-ca" -l path -d 'Folder with the new authorities, laid out as `server/tls`' -r -F
+complete -c k3s -n "__fish_k3s_using_subcommand certificate; and __fish_seen_subcommand_from rotate-ca" -l path -d 'Folder with the new authorities, laid out as the data folder\'s `server`' -r -F
 complete -c k3s -n "__fish_k3s_using_subcommand certificate; and __fish_seen_subcommand_from rotate-ca" -l force -d 'Also accept authorities that do not share a root with those in force: every node and kubeconfig must then be made anew'
 complete -c k3s -n "__fish_k3s_using_subcommand certificate; and __fish_seen_subcommand_from rotate-ca" -s h -l help -d 'Print help'
 complete -c k3s -n "__fish_k3s_using_subcommand secrets-encrypt" -s h -l help -d 'Print help'
@@ -200,7 +200,7 @@ complete -c k3s -n "__fish_k3s_using_subcommand server" -l etcd-s3-timeout -d 'N
 complete -c k3s -n "__fish_k3s_using_subcommand server" -l advertise-port -d 'Not available yet: the API is advertised with --https-listen-port' -r
 complete -c k3s -n "__fish_k3s_using_subcommand server" -l tls-san-security -d 'Not available yet: names are only ever added with --tls-san' -r -f -a "true\t''
 false\t''"
-complete -c k3s -n "__fish_k3s_using_subcommand server" -l egress-selector-mode -d 'Not available yet: the API server dials nodes and pods directly' -r
+complete -c k3s -n "__fish_k3s_using_subcommand server" -l egress-selector-mode -d 'Not available yet: the API server reaches kubelets through their tunnels, and pods directly' -r
 complete -c k3s -n "__fish_k3s_using_subcommand server" -l supervisor-metrics -d 'Not available yet: each component serves its own metrics' -r -f -a "true\t''
 false\t''"
 complete -c k3s -n "__fish_k3s_using_subcommand server" -l enable-pprof -d 'Not available yet: there is no Go runtime to profile; use perf' -r -f -a "true\t''
