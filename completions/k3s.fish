@@ -27,7 +27,7 @@ end
 complete -c k3s -n "__fish_k3s_needs_command" -s h -l help -d 'Print help'
 complete -c k3s -n "__fish_k3s_needs_command" -s V -l version -d 'Print version'
 complete -c k3s -n "__fish_k3s_needs_command" -f -a "status" -d 'Show the components of this node and their state'
-complete -c k3s -n "__fish_k3s_needs_command" -f -a "kubectl" -d 'Run the system\'s kubectl with this cluster\'s kubeconfig'
+complete -c k3s -n "__fish_k3s_needs_command" -f -a "kubectl" -d 'Run the system\'s kubectl, or a smaller one of our own, on this cluster'
 complete -c k3s -n "__fish_k3s_needs_command" -f -a "crictl" -d 'Run the system\'s crictl on this node\'s containerd'
 complete -c k3s -n "__fish_k3s_needs_command" -f -a "ctr" -d 'Run the system\'s ctr on this node\'s containerd'
 complete -c k3s -n "__fish_k3s_needs_command" -f -a "token" -d 'Manage the tokens that nodes join with'

@@ -27,6 +27,7 @@ fn allowed() -> BTreeMap<&'static str, &'static [&'static str]> {
         ("api", &[][..]),
         ("apimachinery", &["api"][..]),
         ("client", &["api", "apimachinery", "pki"][..]),
+        ("kubectl", &["apimachinery", "client"][..]),
         ("pki", &["api", "apimachinery"][..]),
         ("daemon", &[][..]),
         ("etcd", &[][..]),

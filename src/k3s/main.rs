@@ -6,6 +6,7 @@ mod agent;
 mod backend;
 mod bus;
 mod certificate;
+mod check_config;
 mod cli;
 mod components;
 mod containerd;
@@ -84,14 +85,17 @@ fn run(command: Command, given: &Given) -> ExitCode {
         Command::Server(args) => serve(*args, given),
         Command::Agent(args) => join(*args, given),
         Command::Status(args) => block_on(status::run(args.json)),
-        Command::Kubectl(passed) => tools::kubectl(&passed.args).map(|()| ExitCode::SUCCESS),
+        Command::Kubectl(passed) => return tools::kubectl(&passed.args),
         Command::Crictl(passed) => tools::crictl(&passed.args).map(|()| ExitCode::SUCCESS),
         Command::Ctr(passed) => tools::ctr(&passed.args).map(|()| ExitCode::SUCCESS),
         Command::Token(command) => {
             block_on(async { token::run(command).await.map(|()| ExitCode::SUCCESS) })
         }
         Command::Certificate(command) => certificate::run(command).map(|()| ExitCode::SUCCESS),
-        Command::CheckConfig(_) => Err(not_yet("k3s check-config")),
+        Command::CheckConfig(args) => check_config::run(&args.data_dir).map(|good| match good {
+            true => ExitCode::SUCCESS,
+            false => ExitCode::FAILURE,
+        }),
         Command::SecretsEncrypt(_) => Err(not_yet("k3s secrets-encrypt")),
         Command::EtcdSnapshot(_) => Err(not_yet("k3s etcd-snapshot")),
         Command::Completion { shell } => {

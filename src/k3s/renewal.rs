@@ -47,6 +47,11 @@ pub(crate) async fn keep<F: Future<Output = Result<()>>>(
     }
 }
 
+/// Whether one of these has to be renewed now.
+pub(crate) fn is_due(leafs: &[PathBuf]) -> bool {
+    due(leafs) <= Timestamp::now().as_second()
+}
+
 /// How long until the first leaf is due.
 fn wait_secs(leafs: &[PathBuf], now: i64) -> u64 {
     let wait = due(leafs).saturating_sub(now).clamp(1, LOOK_SECS);

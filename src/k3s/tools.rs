@@ -4,29 +4,59 @@
 
 use std::ffi::OsString;
 use std::os::unix::process::CommandExt;
-use std::path::Path;
-use std::process::Command;
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitCode};
 
 use anyhow::{Context, Result};
+use daemon::ConfigError;
 
-use crate::containerd::{find_program, socket};
+use crate::containerd::socket;
 use crate::settings::default_kubeconfig;
 
-/// Replaces this process by `kubectl`; returns only when that fails.
-pub(crate) fn kubectl(args: &[OsString]) -> Result<()> {
-    let program = find_program("kubectl", "kubernetes-client")
-        .context("k3s kubectl needs a kubectl on this machine")?;
+/// Replaces this process by the system's `kubectl`, or is one when there is none.
+pub(crate) fn kubectl(args: &[OsString]) -> ExitCode {
+    let kubeconfig = kubeconfig();
+    let Some(program) = foreign("kubectl") else {
+        return ::kubectl::main(args, &kubeconfig);
+    };
     let mut command = Command::new(program);
-    let kubeconfig = default_kubeconfig();
-    if std::env::var_os("KUBECONFIG").is_none() && kubeconfig.exists() {
+    if std::env::var_os("KUBECONFIG").is_none_or(|it| it.is_empty()) && kubeconfig.exists() {
         command.env("KUBECONFIG", kubeconfig);
     }
-    exec(command.args(args))
+    let err = command.args(args).exec();
+    eprintln!("k3s: running {}: {err}", command.get_program().display());
+    ExitCode::FAILURE
+}
+
+/// The first kubeconfig there is: of `KUBECONFIG`, k3s' own, the user's.
+fn kubeconfig() -> PathBuf {
+    let given = std::env::var_os("KUBECONFIG").unwrap_or_default();
+    let own = default_kubeconfig();
+    let given = std::env::split_paths(&given).find(|path| path.exists());
+    if given.is_none() && own.exists() && std::fs::File::open(&own).is_err() {
+        eprintln!(
+            "Unable to read {}, please start server with --write-kubeconfig-mode or \
+             --write-kubeconfig-group to modify kube config permissions",
+            own.display()
+        );
+    }
+    let home = std::env::var_os("HOME").map(|home| PathBuf::from(home).join(".kube/config"));
+    let users = home.filter(|path| path.exists() && !own.exists());
+    given.or(users).unwrap_or(own)
+}
+
+/// A program of this name in `PATH` that is not this executable under another name.
+fn foreign(name: &str) -> Option<PathBuf> {
+    let own = std::env::current_exe().and_then(|path| path.canonicalize()).ok();
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    std::env::split_paths(&path)
+        .map(|folder| folder.join(name))
+        .find(|path| path.is_file() && path.canonicalize().ok() != own)
 }
 
 /// Replaces this process by `crictl`; returns only when that fails.
 pub(crate) fn crictl(args: &[OsString]) -> Result<()> {
-    let mut command = Command::new(find_program("crictl", "cri-tools")?);
+    let mut command = Command::new(needed("crictl", "cri-tools")?);
     let endpoint = format!("unix://{}", socket().display());
     default(&mut command, "CONTAINER_RUNTIME_ENDPOINT", &endpoint);
     default(&mut command, "IMAGE_SERVICE_ENDPOINT", &endpoint);
@@ -35,10 +65,17 @@ pub(crate) fn crictl(args: &[OsString]) -> Result<()> {
 
 /// Replaces this process by `ctr`; returns only when that fails.
 pub(crate) fn ctr(args: &[OsString]) -> Result<()> {
-    let mut command = Command::new(find_program("ctr", "containerd")?);
+    let mut command = Command::new(needed("ctr", "containerd")?);
     default(&mut command, "CONTAINERD_ADDRESS", &path_text(&socket()));
     default(&mut command, "CONTAINERD_NAMESPACE", "k8s.io");
     exec(command.args(args))
+}
+
+/// The system's program.
+fn needed(name: &str, package: &str) -> Result<PathBuf, ConfigError> {
+    foreign(name).ok_or_else(|| {
+        ConfigError(format!("{name} is not installed (apt install {package}, or equivalent)"))
+    })
 }
 
 fn default(command: &mut Command, name: &str, value: &str) {

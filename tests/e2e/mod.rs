@@ -7,6 +7,7 @@ mod agents;
 mod certificates;
 mod controllers;
 mod faults;
+mod kubectl;
 mod lifecycle;
 mod mesh;
 mod refusals;
@@ -56,6 +57,7 @@ pub(crate) fn run(filter: &str) -> ExitCode {
                 .chain(controllers::STEPS)
                 .chain(mesh::STEPS)
                 .chain(agents::STEPS)
+                .chain(kubectl::STEPS)
                 .chain(faults::STEPS)
                 .chain(certificates::STEPS);
             for (index, (name, step)) in steps.enumerate() {

@@ -5,11 +5,11 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, bail};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
@@ -138,6 +138,21 @@ pub(crate) async fn join(
             () = sleep(backoff.next()) => (),
             () = stop.cancelled() => return Ok(None),
         }
+    }
+}
+
+/// The certificates that a node keeps.
+pub(crate) fn leafs(paths: &Paths) -> Vec<PathBuf> {
+    CERTIFICATES.iter().map(|(stem, _)| paths.agent(&format!("{stem}.crt"))).collect()
+}
+
+/// Fetches new certificates from whichever server answers.
+pub(crate) async fn renew(agent: &Agent, known: &[String]) -> Result<()> {
+    match everywhere(agent, known).await {
+        Ok(_) => Ok(()),
+        Err(Stop::Refused(refusal)) => Err(refusal.into()),
+        Err(Stop::Later(why)) => bail!("{why}"),
+        Err(Stop::Broken(err)) => Err(err),
     }
 }
 
@@ -370,7 +385,7 @@ fn password(file: &Path) -> Result<String> {
     Ok(password)
 }
 
-fn kept_file(paths: &Paths) -> std::path::PathBuf {
+fn kept_file(paths: &Paths) -> PathBuf {
     paths.agent("etc/control.json")
 }
 

@@ -19,6 +19,7 @@ use daemon::{Component, ConfigError, Context, Listener, attend_bus, bind_tcp};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
 use tracing::info;
 
 use self::servers::Servers;
@@ -28,7 +29,7 @@ use crate::runtime::{self, Runtime};
 use crate::server::{failed, lock};
 use crate::settings::{Agent, Node};
 use crate::units::Units;
-use crate::{role, trust};
+use crate::{renewal, role, trust};
 
 /// The role takes its bus name late: it may start the bus itself.
 pub(crate) static COMPONENT: Component = Component { name: "k3s-agent", bus: "" };
@@ -58,7 +59,7 @@ pub(crate) async fn run(cx: Context, agent: Agent) -> Result<()> {
     all.extend(units.node(&node, &runtime, &joined.control.flannel_backend, images)?);
     all.extend(units.containerd(&node)?);
     let mut backend = Backend::open(all).await?;
-    let mut tasks = towards_servers(&cx, &node, door, servers);
+    let mut tasks = towards_servers(&cx, &node, door, servers.clone());
     backend.start(&node.paths).await?;
     runtime.link_cni()?;
     let containerd = backend.state("k3s-containerd");
@@ -70,6 +71,7 @@ pub(crate) async fn run(cx: Context, agent: Agent) -> Result<()> {
     let (stop, paths) = (cx.stop.clone(), node.paths.clone());
     tasks.spawn(runtime::keep_images(stop, paths, runtime, answers, imported));
     tasks.spawn(own_name(cx.clone(), bus));
+    tasks.spawn(renew(cx.stop.clone(), agent, servers));
     tasks.spawn(announce(cx.clone(), node));
     let ended = tokio::select! {
         err = backend.refused() => Err(err),
@@ -119,6 +121,19 @@ fn door(agent: &Agent) -> Result<Option<TcpListener>> {
         .map_err(|err| ConfigError(format!("{err:#}; or give another --lb-server-port")))?;
     let Listener::Tcp(listener) = listener else { unreachable!("a TCP address was bound") };
     Ok(Some(TcpListener::from_std(listener).context("using the load balancer's socket")?))
+}
+
+/// Fetches new certificates when the present ones are due, or an administrator removed them.
+async fn renew(stop: CancellationToken, agent: Agent, servers: Arc<Servers>) -> Result<()> {
+    let leafs = join::leafs(&agent.paths);
+    let folders = vec![agent.paths.agent("")];
+    let again = || async {
+        match renewal::is_due(&leafs) {
+            true => join::renew(&agent, &servers.told()).await,
+            false => Ok(()),
+        }
+    };
+    renewal::keep(stop, folders, leafs.clone(), again).await
 }
 
 /// Says when the Node is Ready, and leaves k3s' annotations on it.

@@ -40,7 +40,7 @@ pub(crate) enum Command {
     Agent(Box<AgentArgs>),
     /// Show the components of this node and their state.
     Status(StatusArgs),
-    /// Run the system's kubectl with this cluster's kubeconfig.
+    /// Run the system's kubectl, or a smaller one of our own, on this cluster.
     #[command(disable_help_flag = true)]
     Kubectl(Passed),
     /// Run the system's crictl on this node's containerd.
