@@ -121,7 +121,7 @@ _k3s() {
             return 0
             ;;
         k3s__subcmd__agent)
-            opts="-c -v -d -s -t -i -l -h --config --debug --data-dir --bind-address --server --token --token-file --cluster-secret --node-name --node-label --node-taint --node-ip --flannel-iface --lb-server-port --disable-apiserver-lb --container-runtime-endpoint --pause-image --snapshotter --resolv-conf --kubelet-arg --kube-proxy-arg --disable-kube-proxy --vmodule --log --alsologtostderr --enable-pprof --vpn-auth --vpn-auth-file --flannel-conf --flannel-cni-conf --selinux --protect-kernel-defaults --rootless --with-node-id --node-external-ip --node-internal-dns --node-external-dns --image-service-endpoint --default-runtime --nonroot-devices --docker --disable-default-registry-endpoint --private-registry --airgap-extra-registry --image-credential-provider-bin-dir --image-credential-provider-config --prefer-bundled-bin --help"
+            opts="-c -v -d -s -t -i -l -h --config --debug --data-dir --bind-address --server --token --token-file --cluster-secret --node-name --with-node-id --node-label --node-taint --node-ip --flannel-iface --lb-server-port --disable-apiserver-lb --container-runtime-endpoint --pause-image --snapshotter --nonroot-devices --resolv-conf --kubelet-arg --kube-proxy-arg --disable-kube-proxy --vmodule --log --alsologtostderr --enable-pprof --vpn-auth --vpn-auth-file --flannel-conf --flannel-cni-conf --selinux --protect-kernel-defaults --rootless --node-external-ip --node-internal-dns --node-external-dns --image-service-endpoint --default-runtime --docker --disable-default-registry-endpoint --private-registry --airgap-extra-registry --image-credential-provider-bin-dir --image-credential-provider-config --prefer-bundled-bin --help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -183,6 +183,10 @@ _k3s() {
                     COMPREPLY=($(compgen -f "${cur}"))
                     return 0
                     ;;
+                --with-node-id)
+                    COMPREPLY=($(compgen -W "true false" -- "${cur}"))
+                    return 0
+                    ;;
                 --node-label)
                     COMPREPLY=($(compgen -f "${cur}"))
                     return 0
@@ -221,6 +225,10 @@ _k3s() {
                     ;;
                 --snapshotter)
                     COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --nonroot-devices)
+                    COMPREPLY=($(compgen -W "true false" -- "${cur}"))
                     return 0
                     ;;
                 --resolv-conf)
@@ -287,10 +295,6 @@ _k3s() {
                     COMPREPLY=($(compgen -W "true false" -- "${cur}"))
                     return 0
                     ;;
-                --with-node-id)
-                    COMPREPLY=($(compgen -W "true false" -- "${cur}"))
-                    return 0
-                    ;;
                 --node-external-ip)
                     COMPREPLY=($(compgen -f "${cur}"))
                     return 0
@@ -309,10 +313,6 @@ _k3s() {
                     ;;
                 --default-runtime)
                     COMPREPLY=($(compgen -f "${cur}"))
-                    return 0
-                    ;;
-                --nonroot-devices)
-                    COMPREPLY=($(compgen -W "true false" -- "${cur}"))
                     return 0
                     ;;
                 --docker)
@@ -1195,7 +1195,7 @@ _k3s() {
             return 0
             ;;
         k3s__subcmd__server)
-            opts="-c -v -d -s -t -i -o -l -h --config --debug --data-dir --bind-address --server --token --token-file --cluster-secret --node-name --node-label --node-taint --node-ip --flannel-iface --lb-server-port --disable-apiserver-lb --container-runtime-endpoint --pause-image --snapshotter --resolv-conf --kubelet-arg --kube-proxy-arg --disable-kube-proxy --https-listen-port --advertise-address --tls-san --cluster-cidr --service-cidr --service-node-port-range --cluster-dns --cluster-domain --flannel-backend --no-flannel --write-kubeconfig --write-kubeconfig-mode --write-kubeconfig-group --agent-token --agent-token-file --kube-apiserver-arg --kube-controller-manager-arg --kube-scheduler-arg --datastore-endpoint --disable --disable-scheduler --disable-controller-manager --disable-agent --vmodule --log --alsologtostderr --cluster-init --cluster-reset --cluster-reset-restore-path --datastore-cafile --datastore-certfile --datastore-keyfile --etcd-arg --etcd-expose-metrics --disable-apiserver --disable-etcd --etcd-disable-snapshots --etcd-snapshot-schedule-cron --etcd-snapshot-name --etcd-snapshot-retention --etcd-snapshot-dir --etcd-snapshot-compress --etcd-s3 --etcd-s3-endpoint --etcd-s3-endpoint-ca --etcd-s3-skip-ssl-verify --etcd-s3-access-key --etcd-s3-secret-key --etcd-s3-bucket --etcd-s3-region --etcd-s3-folder --etcd-s3-proxy --etcd-s3-config-secret --etcd-s3-insecure --etcd-s3-timeout --advertise-port --tls-san-security --egress-selector-mode --supervisor-metrics --enable-pprof --vpn-auth --vpn-auth-file --flannel-ipv6-masq --flannel-external-ip --flannel-conf --flannel-cni-conf --servicelb-namespace --helm-job-image --helm-controller-arg --disable-helm-controller --kube-cloud-controller-manager-arg --disable-cloud-controller --disable-network-policy --default-local-storage-path --system-default-registry --embedded-registry --secrets-encryption --secrets-encryption-provider --selinux --protect-kernel-defaults --rootless --with-node-id --node-external-ip --node-internal-dns --node-external-dns --image-service-endpoint --default-runtime --nonroot-devices --docker --disable-default-registry-endpoint --private-registry --airgap-extra-registry --image-credential-provider-bin-dir --image-credential-provider-config --prefer-bundled-bin --help"
+            opts="-c -v -d -s -t -i -o -l -h --config --debug --data-dir --bind-address --server --token --token-file --cluster-secret --node-name --with-node-id --node-label --node-taint --node-ip --flannel-iface --lb-server-port --disable-apiserver-lb --container-runtime-endpoint --pause-image --snapshotter --nonroot-devices --resolv-conf --kubelet-arg --kube-proxy-arg --disable-kube-proxy --https-listen-port --advertise-address --tls-san --cluster-cidr --service-cidr --service-node-port-range --cluster-dns --cluster-domain --flannel-backend --no-flannel --write-kubeconfig --write-kubeconfig-mode --write-kubeconfig-group --agent-token --agent-token-file --kube-apiserver-arg --kube-controller-manager-arg --kube-scheduler-arg --datastore-endpoint --disable --disable-scheduler --disable-controller-manager --disable-agent --vmodule --log --alsologtostderr --cluster-init --cluster-reset --cluster-reset-restore-path --datastore-cafile --datastore-certfile --datastore-keyfile --etcd-arg --etcd-expose-metrics --disable-apiserver --disable-etcd --etcd-disable-snapshots --etcd-snapshot-schedule-cron --etcd-snapshot-name --etcd-snapshot-retention --etcd-snapshot-dir --etcd-snapshot-compress --etcd-s3 --etcd-s3-endpoint --etcd-s3-endpoint-ca --etcd-s3-skip-ssl-verify --etcd-s3-access-key --etcd-s3-secret-key --etcd-s3-bucket --etcd-s3-region --etcd-s3-folder --etcd-s3-proxy --etcd-s3-config-secret --etcd-s3-insecure --etcd-s3-timeout --advertise-port --tls-san-security --egress-selector-mode --supervisor-metrics --enable-pprof --vpn-auth --vpn-auth-file --flannel-ipv6-masq --flannel-external-ip --flannel-conf --flannel-cni-conf --servicelb-namespace --helm-job-image --helm-controller-arg --disable-helm-controller --kube-cloud-controller-manager-arg --disable-cloud-controller --disable-network-policy --default-local-storage-path --system-default-registry --embedded-registry --secrets-encryption --secrets-encryption-provider --selinux --protect-kernel-defaults --rootless --node-external-ip --node-internal-dns --node-external-dns --image-service-endpoint --default-runtime --docker --disable-default-registry-endpoint --private-registry --airgap-extra-registry --image-credential-provider-bin-dir --image-credential-provider-config --prefer-bundled-bin --help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -1257,6 +1257,10 @@ _k3s() {
                     COMPREPLY=($(compgen -f "${cur}"))
                     return 0
                     ;;
+                --with-node-id)
+                    COMPREPLY=($(compgen -W "true false" -- "${cur}"))
+                    return 0
+                    ;;
                 --node-label)
                     COMPREPLY=($(compgen -f "${cur}"))
                     return 0
@@ -1295,6 +1299,10 @@ _k3s() {
                     ;;
                 --snapshotter)
                     COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --nonroot-devices)
+                    COMPREPLY=($(compgen -W "true false" -- "${cur}"))
                     return 0
                     ;;
                 --resolv-conf)
@@ -1645,10 +1653,6 @@ _k3s() {
                     COMPREPLY=($(compgen -W "true false" -- "${cur}"))
                     return 0
                     ;;
-                --with-node-id)
-                    COMPREPLY=($(compgen -W "true false" -- "${cur}"))
-                    return 0
-                    ;;
                 --node-external-ip)
                     COMPREPLY=($(compgen -f "${cur}"))
                     return 0
@@ -1667,10 +1671,6 @@ _k3s() {
                     ;;
                 --default-runtime)
                     COMPREPLY=($(compgen -f "${cur}"))
-                    return 0
-                    ;;
-                --nonroot-devices)
-                    COMPREPLY=($(compgen -W "true false" -- "${cur}"))
                     return 0
                     ;;
                 --docker)

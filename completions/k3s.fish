@@ -112,6 +112,8 @@ complete -c k3s -n "__fish_k3s_using_subcommand server" -s t -l token -d 'Shared
 complete -c k3s -n "__fish_k3s_using_subcommand server" -l token-file -d 'File with the shared secret' -r -F
 complete -c k3s -n "__fish_k3s_using_subcommand server" -l cluster-secret -d 'The former name of `--token`' -r
 complete -c k3s -n "__fish_k3s_using_subcommand server" -l node-name -d 'Name of the node; the lower-case host name by default' -r
+complete -c k3s -n "__fish_k3s_using_subcommand server" -l with-node-id -d 'Add the machine\'s id, eight digits kept in /etc/rancher/node/id, to the node\'s name' -r -f -a "true\t''
+false\t''"
 complete -c k3s -n "__fish_k3s_using_subcommand server" -l node-label -d 'Labels that the node registers with, `key=value`' -r
 complete -c k3s -n "__fish_k3s_using_subcommand server" -l node-taint -d 'Taints that the node registers with, `key=value:effect`' -r
 complete -c k3s -n "__fish_k3s_using_subcommand server" -s i -l node-ip -d 'Address of the node; that of the default route by default' -r
@@ -122,6 +124,8 @@ false\t''"
 complete -c k3s -n "__fish_k3s_using_subcommand server" -l container-runtime-endpoint -d 'Socket of a container runtime that already runs; none is started then' -r
 complete -c k3s -n "__fish_k3s_using_subcommand server" -l pause-image -d 'Image that holds the namespaces of a pod; a built-in one by default' -r
 complete -c k3s -n "__fish_k3s_using_subcommand server" -l snapshotter -d 'containerd\'s snapshotter' -r
+complete -c k3s -n "__fish_k3s_using_subcommand server" -l nonroot-devices -d 'Give devices in pods to the user that the pod runs as' -r -f -a "true\t''
+false\t''"
 complete -c k3s -n "__fish_k3s_using_subcommand server" -l resolv-conf -d 'resolv.conf for pods that use the node\'s DNS' -r -F
 complete -c k3s -n "__fish_k3s_using_subcommand server" -l kubelet-arg -d 'Flags for the kubelet, `key=value`' -r
 complete -c k3s -n "__fish_k3s_using_subcommand server" -l kube-proxy-arg -d 'Flags for the proxy, `key=value`' -r
@@ -236,15 +240,11 @@ complete -c k3s -n "__fish_k3s_using_subcommand server" -l protect-kernel-defaul
 false\t''"
 complete -c k3s -n "__fish_k3s_using_subcommand server" -l rootless -d 'Not available yet: k3s needs root' -r -f -a "true\t''
 false\t''"
-complete -c k3s -n "__fish_k3s_using_subcommand server" -l with-node-id -d 'Not available yet: give each node its name with --node-name' -r -f -a "true\t''
-false\t''"
 complete -c k3s -n "__fish_k3s_using_subcommand server" -l node-external-ip -d 'Not available yet: nodes have one address, --node-ip' -r
 complete -c k3s -n "__fish_k3s_using_subcommand server" -l node-internal-dns -d 'Not available yet: nodes have one address, --node-ip' -r
 complete -c k3s -n "__fish_k3s_using_subcommand server" -l node-external-dns -d 'Not available yet: nodes have one address, --node-ip' -r
 complete -c k3s -n "__fish_k3s_using_subcommand server" -l image-service-endpoint -d 'Not available yet: images come from --container-runtime-endpoint' -r
 complete -c k3s -n "__fish_k3s_using_subcommand server" -l default-runtime -d 'Not available yet: pods run with runc' -r
-complete -c k3s -n "__fish_k3s_using_subcommand server" -l nonroot-devices -d 'Not available yet: devices belong to root' -r -f -a "true\t''
-false\t''"
 complete -c k3s -n "__fish_k3s_using_subcommand server" -l docker -d 'Not available yet: containerd runs the pods' -r -f -a "true\t''
 false\t''"
 complete -c k3s -n "__fish_k3s_using_subcommand server" -l disable-default-registry-endpoint -d 'Not available yet: registry mirrors are not there yet; images are pulled as named' -r -f -a "true\t''
@@ -267,6 +267,8 @@ complete -c k3s -n "__fish_k3s_using_subcommand agent" -s t -l token -d 'Shared 
 complete -c k3s -n "__fish_k3s_using_subcommand agent" -l token-file -d 'File with the shared secret' -r -F
 complete -c k3s -n "__fish_k3s_using_subcommand agent" -l cluster-secret -d 'The former name of `--token`' -r
 complete -c k3s -n "__fish_k3s_using_subcommand agent" -l node-name -d 'Name of the node; the lower-case host name by default' -r
+complete -c k3s -n "__fish_k3s_using_subcommand agent" -l with-node-id -d 'Add the machine\'s id, eight digits kept in /etc/rancher/node/id, to the node\'s name' -r -f -a "true\t''
+false\t''"
 complete -c k3s -n "__fish_k3s_using_subcommand agent" -l node-label -d 'Labels that the node registers with, `key=value`' -r
 complete -c k3s -n "__fish_k3s_using_subcommand agent" -l node-taint -d 'Taints that the node registers with, `key=value:effect`' -r
 complete -c k3s -n "__fish_k3s_using_subcommand agent" -s i -l node-ip -d 'Address of the node; that of the default route by default' -r
@@ -277,6 +279,8 @@ false\t''"
 complete -c k3s -n "__fish_k3s_using_subcommand agent" -l container-runtime-endpoint -d 'Socket of a container runtime that already runs; none is started then' -r
 complete -c k3s -n "__fish_k3s_using_subcommand agent" -l pause-image -d 'Image that holds the namespaces of a pod; a built-in one by default' -r
 complete -c k3s -n "__fish_k3s_using_subcommand agent" -l snapshotter -d 'containerd\'s snapshotter' -r
+complete -c k3s -n "__fish_k3s_using_subcommand agent" -l nonroot-devices -d 'Give devices in pods to the user that the pod runs as' -r -f -a "true\t''
+false\t''"
 complete -c k3s -n "__fish_k3s_using_subcommand agent" -l resolv-conf -d 'resolv.conf for pods that use the node\'s DNS' -r -F
 complete -c k3s -n "__fish_k3s_using_subcommand agent" -l kubelet-arg -d 'Flags for the kubelet, `key=value`' -r
 complete -c k3s -n "__fish_k3s_using_subcommand agent" -l kube-proxy-arg -d 'Flags for the proxy, `key=value`' -r
@@ -298,15 +302,11 @@ complete -c k3s -n "__fish_k3s_using_subcommand agent" -l protect-kernel-default
 false\t''"
 complete -c k3s -n "__fish_k3s_using_subcommand agent" -l rootless -d 'Not available yet: k3s needs root' -r -f -a "true\t''
 false\t''"
-complete -c k3s -n "__fish_k3s_using_subcommand agent" -l with-node-id -d 'Not available yet: give each node its name with --node-name' -r -f -a "true\t''
-false\t''"
 complete -c k3s -n "__fish_k3s_using_subcommand agent" -l node-external-ip -d 'Not available yet: nodes have one address, --node-ip' -r
 complete -c k3s -n "__fish_k3s_using_subcommand agent" -l node-internal-dns -d 'Not available yet: nodes have one address, --node-ip' -r
 complete -c k3s -n "__fish_k3s_using_subcommand agent" -l node-external-dns -d 'Not available yet: nodes have one address, --node-ip' -r
 complete -c k3s -n "__fish_k3s_using_subcommand agent" -l image-service-endpoint -d 'Not available yet: images come from --container-runtime-endpoint' -r
 complete -c k3s -n "__fish_k3s_using_subcommand agent" -l default-runtime -d 'Not available yet: pods run with runc' -r
-complete -c k3s -n "__fish_k3s_using_subcommand agent" -l nonroot-devices -d 'Not available yet: devices belong to root' -r -f -a "true\t''
-false\t''"
 complete -c k3s -n "__fish_k3s_using_subcommand agent" -l docker -d 'Not available yet: containerd runs the pods' -r -f -a "true\t''
 false\t''"
 complete -c k3s -n "__fish_k3s_using_subcommand agent" -l disable-default-registry-endpoint -d 'Not available yet: registry mirrors are not there yet; images are pulled as named' -r -f -a "true\t''

@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::process::ExitCode;
 
+use clap::error::ErrorKind;
 use clap::{ArgMatches, Args, Command, FromArgMatches};
 use daemon::{Component, Flavour};
 
@@ -59,6 +60,21 @@ pub(crate) static COMPONENTS: &[Entry] = &[
 pub(crate) fn find(name: &str) -> Option<&'static Entry> {
     let short = name.strip_prefix("k3s-").unwrap_or(name);
     COMPONENTS.iter().find(|entry| entry.component.name.strip_prefix("k3s-") == Some(short))
+}
+
+/// Whether a component takes `key=value` as its flag, or why not.
+pub(crate) fn accepts(component: &str, arg: &str) -> Result<(), String> {
+    let Some(entry) = find(component) else { return Ok(()) };
+    let flag = format!("--{}", arg.trim_start_matches('-'));
+    match entry.clap().try_get_matches_from([component, &flag]) {
+        // What else it needs comes from the role.
+        Err(err) if err.kind() == ErrorKind::MissingRequiredArgument => Ok(()),
+        Ok(_) => Ok(()),
+        Err(err) => {
+            let text = err.to_string();
+            Err(text.lines().next().unwrap_or_default().trim_start_matches("error: ").to_owned())
+        }
+    }
 }
 
 /// The whole command line: the roles and tools, then the components.

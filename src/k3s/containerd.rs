@@ -62,6 +62,7 @@ disabled_plugins = ["io.containerd.snapshotter.v1.aufs", "io.containerd.snapshot
   stream_server_port = "10010"
   enable_unprivileged_ports = true
   enable_unprivileged_icmp = true
+  device_ownership_from_security_context = {devices}
   restrict_oom_score_adj = {restrict}
   sandbox_image = {sandbox:?}
 
@@ -82,6 +83,7 @@ disabled_plugins = ["io.containerd.snapshotter.v1.aufs", "io.containerd.snapshot
         root = node.paths.agent("containerd"),
         state = Path::new(RUN_DIR).join("containerd"),
         socket = socket(),
+        devices = node.args.nonroot_devices,
         restrict = !may_lower_oom_score(),
         cni_bin = cni_bin(&node.paths),
         cni_conf = cni_conf(&node.paths),

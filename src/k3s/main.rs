@@ -119,7 +119,11 @@ fn serve(args: ServerArgs, given: &Given) -> anyhow::Result<ExitCode> {
 }
 
 fn join(args: AgentArgs, given: &Given) -> anyhow::Result<ExitCode> {
-    let warnings = warnings(given)?;
+    let mut warnings = warnings(given)?;
+    // One file may serve both roles, so it is no mistake.
+    if args.node.bind_address.is_some() {
+        warnings.push("--bind-address: an agent's kubelet listens on every address".to_owned());
+    }
     let agent = settings::Agent::new(args).map_err(|err| located(err, &given.from_files))?;
     let shown = components::effective(&given.matches);
     Ok(daemon::main(&agent::COMPONENT, Flavour::CurrentThread, shown, |cx| {

@@ -92,6 +92,12 @@ impl Runtime {
         format!("unix://{}", self.socket.display())
     }
 
+    /// Tells `crictl` where the runtime answers, in k3s' place.
+    pub(crate) fn tell_crictl(&self, paths: &Paths) -> Result<()> {
+        let text = format!("runtime-endpoint: {0}\nimage-endpoint: {0}\n", self.endpoint());
+        write_with(&paths.agent("etc/crictl.yaml"), text.as_bytes(), 0o644, Durability::Derived)
+    }
+
     /// Puts the plugins where the runtime finds them; a plugin of somebody else stays.
     pub(crate) fn link_cni(&self) -> Result<()> {
         let folder = &self.cni_bin;

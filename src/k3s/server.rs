@@ -55,6 +55,7 @@ pub(crate) async fn run(cx: Context, server: Server) -> Result<()> {
     tasks.spawn(own_name(cx.clone(), bus));
     if !server.args.disable_agent {
         runtime.link_cni()?;
+        runtime.tell_crictl(&server.node.paths)?;
         let containerd = backend.state("k3s-containerd");
         let answers = async move {
             if let Some(mut containerd) = containerd {

@@ -1,10 +1,12 @@
 //! From flags to facts: the validated settings of a role, with every address and path decided.
 //!
-//! Invariant: nothing here touches the disk beyond reading; all problems are reported at once.
+//! Invariant: all problems are reported at once, and nothing here touches the disk beyond reading,
+//! but for the machine's id, which is made once.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket};
 use std::path::{Path, PathBuf};
 
+use anyhow::Context as _;
 use daemon::ConfigError;
 use ipnetwork::IpNetwork;
 
@@ -12,10 +14,14 @@ use pki::token::Token;
 
 use crate::agent::https::Endpoint;
 use crate::cli::{AgentArgs, NodeArgs, ServerArgs};
+use crate::components;
 use crate::control::Control;
 
 /// Where sockets and other things that a reboot clears are.
 pub(crate) const RUN_DIR: &str = "/run/k3s";
+
+/// Where the machine keeps the id that `--with-node-id` adds to its name.
+const NODE_ID: &str = "/etc/rancher/node/id";
 
 /// The paths of k3s' layout, from the data folder.
 #[derive(Clone, Debug)]
@@ -122,6 +128,18 @@ impl Server {
         };
         let backend = backend.to_owned();
         let node_ip = node_ip(&args.node, &mut note);
+        check_node_args(&args.node, &mut note);
+        for (flag, component, passed) in [
+            ("kube-apiserver-arg", "k3s-apiserver", &args.kube_apiserver_arg),
+            (
+                "kube-controller-manager-arg",
+                "k3s-controller-manager",
+                &args.kube_controller_manager_arg,
+            ),
+            ("kube-scheduler-arg", "k3s-scheduler", &args.kube_scheduler_arg),
+        ] {
+            check_passed(flag, component, passed, &mut note);
+        }
         let name = node_name(&args.node, &mut note);
         for text in &args.node.node_label {
             if !text.contains('=') {
@@ -201,6 +219,7 @@ impl Agent {
         let token = agent_token(&args).map_err(&mut note).ok();
         let name = node_name(&args, &mut note);
         let ip = node_ip(&args, &mut note);
+        check_node_args(&args, &mut note);
         for text in &args.node_label {
             if !text.contains('=') {
                 note(format!("--node-label: {text:?} is not of the form key=value"));
@@ -297,6 +316,14 @@ fn node_name(args: &NodeArgs, note: &mut dyn FnMut(String)) -> String {
         .node_name
         .clone()
         .unwrap_or_else(|| rustix::system::uname().nodename().to_string_lossy().to_lowercase());
+    let name = match args.with_node_id.then(|| node_id(Path::new(NODE_ID))) {
+        Some(Ok(id)) => format!("{name}-{id}"),
+        Some(Err(err)) => {
+            note(format!("--with-node-id: {err:#}"));
+            name
+        }
+        None => name,
+    };
     let valid = !name.is_empty()
         && name.len() <= 253
         && name.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || ".-".contains(c))
@@ -306,6 +333,34 @@ fn node_name(args: &NodeArgs, note: &mut dyn FnMut(String)) -> String {
         note(format!("--node-name: {name:?} is not a valid DNS subdomain (RFC 1123)"));
     }
     name
+}
+
+/// The machine's id: made once, it outlives the data folder, as in k3s.
+fn node_id(file: &Path) -> anyhow::Result<String> {
+    match std::fs::read_to_string(file) {
+        Ok(id) => Ok(id.trim().to_owned()),
+        Err(err) if err.kind() == std::io::ErrorKind::NotFound => {
+            let id = pki::token::random_hex(4)?;
+            pki::write_atomic(file, format!("{id}\n").as_bytes(), 0o600)?;
+            Ok(id)
+        }
+        Err(err) => Err(err).with_context(|| format!("reading {}", file.display())),
+    }
+}
+
+/// Refuses what a component would not take, so that it need not fail again and again.
+fn check_passed(flag: &str, component: &str, args: &[String], note: &mut dyn FnMut(String)) {
+    for arg in args {
+        if let Err(reason) = components::accepts(component, arg) {
+            note(format!("--{flag}: {arg:?}: {reason}"));
+        }
+    }
+}
+
+/// The same for the components of a node.
+fn check_node_args(args: &NodeArgs, note: &mut dyn FnMut(String)) {
+    check_passed("kubelet-arg", "k3s-kubelet", &args.kubelet_arg, note);
+    check_passed("kube-proxy-arg", "k3s-proxy", &args.kube_proxy_arg, note);
 }
 
 /// The address given, or the one that the default route would use.
@@ -352,6 +407,22 @@ mod tests {
             }
             (got, expected) => panic!("{got:?} is not {expected:?}"),
         }
+    }
+
+    #[test]
+    fn what_a_component_would_refuse_is_refused_early() {
+        check(&["--kubelet-arg=max-pods=5", "--kube-apiserver-arg=event-ttl=2h"], Ok("10.43.0.10"));
+        check(&["--kubelet-arg=no-such-flag=1"], Err(&["--kubelet-arg", "no-such-flag"]));
+        check(&["--kubelet-arg=max-pods=many"], Err(&["--kubelet-arg", "many"]));
+    }
+
+    #[test]
+    fn a_machine_keeps_its_id() {
+        let file = std::env::temp_dir().join(format!("k3s-id-{}/id", std::process::id()));
+        let id = node_id(&file).unwrap();
+        assert_eq!(id.len(), 8);
+        assert_eq!(node_id(&file).unwrap(), id);
+        std::fs::remove_dir_all(file.parent().unwrap()).unwrap();
     }
 
     #[test]

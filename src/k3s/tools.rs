@@ -10,8 +10,9 @@ use std::process::{Command, ExitCode};
 use anyhow::{Context, Result};
 use daemon::ConfigError;
 
+use crate::cli::DATA_DIR;
 use crate::containerd::socket;
-use crate::settings::default_kubeconfig;
+use crate::settings::{Paths, default_kubeconfig};
 
 /// Replaces this process by the system's `kubectl`, or is one when there is none.
 pub(crate) fn kubectl(args: &[OsString]) -> ExitCode {
@@ -57,9 +58,16 @@ fn foreign(name: &str) -> Option<PathBuf> {
 /// Replaces this process by `crictl`; returns only when that fails.
 pub(crate) fn crictl(args: &[OsString]) -> Result<()> {
     let mut command = Command::new(needed("crictl", "cri-tools")?);
-    let endpoint = format!("unix://{}", socket().display());
-    default(&mut command, "CONTAINER_RUNTIME_ENDPOINT", &endpoint);
-    default(&mut command, "IMAGE_SERVICE_ENDPOINT", &endpoint);
+    let data = std::env::var_os("K3S_DATA_DIR").filter(|it| !it.is_empty());
+    let data = data.map_or_else(|| PathBuf::from(DATA_DIR), PathBuf::from);
+    let config = Paths { data }.agent("etc/crictl.yaml");
+    if config.exists() {
+        default(&mut command, "CRI_CONFIG_FILE", &path_text(&config));
+    } else {
+        let endpoint = format!("unix://{}", socket().display());
+        default(&mut command, "CONTAINER_RUNTIME_ENDPOINT", &endpoint);
+        default(&mut command, "IMAGE_SERVICE_ENDPOINT", &endpoint);
+    }
     exec(command.args(args))
 }
 

@@ -22,6 +22,7 @@ pub(super) const STEPS: &[Step] = &[
     ("an agent joins by its token and becomes Ready", join),
     ("a pod of an agent answers across the pod network and on a Service", pods),
     ("logs, exec, port-forward and metrics reach an agent that no server can dial", nat),
+    ("an agent fetches new certificates and goes on", renews),
     ("an agent's tunnel returns after the death of the API server", api_dies),
     ("an agent starts without its server, and comes back when that does", server_restarts),
     ("an agent that restarts keeps its pods", agent_restarts),
@@ -305,6 +306,22 @@ fn nat(cluster: &mut Cluster) -> Result<()> {
         forward.kill()?;
         forward.wait()?;
         answer
+    })
+}
+
+fn renews(_: &mut Cluster) -> Result<()> {
+    with_agent(|agent| {
+        let machine = &agent.as_ref().context("an agent")?.machine;
+        let script = "openssl s_client -connect 127.0.0.1:10250 </dev/null 2>/dev/null \
+                      | openssl x509 -noout -serial";
+        let serial = || run(machine.command(Path::new("sh")).args(["-c", script]));
+        let before = serial()?;
+        let said = run(machine.command(&k3s()).args(["certificate", "rotate"]))?;
+        ensure!(said.contains("the agent fetches a new one"), "{said}");
+        crate::cluster::wait("a certificate from the server", PATIENCE, &mut || {
+            Ok(serial()? != before)
+        })?;
+        through_the_tunnel()
     })
 }
 

@@ -17,6 +17,8 @@ type Step = (&'static str, fn() -> Result<()>);
 pub(super) const STEPS: &[Step] = &[
     ("an unknown configuration key is refused with file and line", unknown_key),
     ("a bad value is refused with its flag, file and line", bad_value),
+    ("flags of missing features are refused with the reason", missing),
+    ("a flag that a component would not take is refused", passed_on),
     ("a port in use is refused", port_in_use),
     ("a missing containerd is refused", no_containerd),
     ("a read-only data folder is refused", read_only),
@@ -58,6 +60,21 @@ fn bad_value() -> Result<()> {
         refused(&["--config", file], None, &["/run/bad-value.yaml:2", key, "banana"])?;
     }
     Ok(())
+}
+
+fn missing() -> Result<()> {
+    refused(
+        &["--cluster-init", "--docker"],
+        None,
+        &["--cluster-init: not available yet", "no embedded etcd", "--docker: not available yet"],
+    )?;
+    let file = "/run/missing.yaml";
+    fs::write(file, "lb-server-port: 7444\nsecrets-encryption: true\n")?;
+    refused(&["--config", file], None, &["/run/missing.yaml:2: --secrets-encryption"])
+}
+
+fn passed_on() -> Result<()> {
+    refused(&["--kubelet-arg=no-such-flag=1"], None, &["--kubelet-arg", "--no-such-flag"])
 }
 
 fn port_in_use() -> Result<()> {

@@ -62,6 +62,7 @@ pub(crate) async fn run(cx: Context, agent: Agent) -> Result<()> {
     let mut tasks = towards_servers(&cx, &node, door, servers.clone());
     backend.start(&node.paths).await?;
     runtime.link_cni()?;
+    runtime.tell_crictl(&node.paths)?;
     let containerd = backend.state("k3s-containerd");
     let answers = async move {
         if let Some(mut containerd) = containerd {

@@ -196,14 +196,12 @@ static MISSING: &[Missing] = {
         missing(Node, "protect-kernel-defaults", Nothing, Refused, "the kubelet sets the kernel's settings it needs"),
         missing(Node, "rootless", Nothing, Refused, "k3s needs root"),
         // Node.
-        missing(Node, "with-node-id", Nothing, Refused, "give each node its name with --node-name"),
         missing(Node, "node-external-ip", List, Refused, "nodes have one address, --node-ip"),
         missing(Node, "node-internal-dns", List, Refused, "nodes have one address, --node-ip"),
         missing(Node, "node-external-dns", List, Refused, "nodes have one address, --node-ip"),
         // Container runtime and images.
         missing(Node, "image-service-endpoint", Value, Refused, "images come from --container-runtime-endpoint"),
         missing(Node, "default-runtime", Value, Refused, "pods run with runc").neutral("runc"),
-        missing(Node, "nonroot-devices", Nothing, Refused, "devices belong to root"),
         missing(Node, "docker", Nothing, Refused, "containerd runs the pods"),
         missing(Node, "disable-default-registry-endpoint", Nothing, Refused, NO_REGISTRIES),
         missing(Node, "private-registry", Value, Refused, NO_REGISTRIES),

@@ -47,6 +47,9 @@ pub(crate) struct NodeArgs {
     /// Name of the node; the lower-case host name by default.
     #[arg(long, env = "K3S_NODE_NAME")]
     pub(crate) node_name: Option<String>,
+    /// Add the machine's id, eight digits kept in /etc/rancher/node/id, to the node's name.
+    #[arg(long)]
+    pub(crate) with_node_id: bool,
     /// Labels that the node registers with, `key=value`.
     #[arg(long, value_delimiter = ',')]
     pub(crate) node_label: Vec<String>,
@@ -74,6 +77,9 @@ pub(crate) struct NodeArgs {
     /// containerd's snapshotter.
     #[arg(long, default_value = "overlayfs")]
     pub(crate) snapshotter: String,
+    /// Give devices in pods to the user that the pod runs as.
+    #[arg(long)]
+    pub(crate) nonroot_devices: bool,
     /// resolv.conf for pods that use the node's DNS.
     #[arg(long, env = "K3S_RESOLV_CONF")]
     pub(crate) resolv_conf: Option<PathBuf>,
