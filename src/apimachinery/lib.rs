@@ -4,6 +4,7 @@
 //! beside an `api::schema::Node`, so a custom resource is the same code with another schema.
 
 pub mod apply;
+pub mod cel;
 pub mod decode;
 pub mod duration;
 pub mod encode;

@@ -15,6 +15,7 @@ pub mod custom;
 pub mod discovery;
 pub mod dispatch;
 pub mod documents;
+pub mod expressions;
 pub mod filter;
 pub mod health;
 pub mod kinds;

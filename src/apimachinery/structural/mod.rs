@@ -9,6 +9,7 @@ mod default;
 mod formats;
 mod lists;
 mod prune;
+mod rules;
 mod typed;
 mod validate;
 
@@ -22,7 +23,12 @@ pub use default::{default, drop_nulls};
 pub use formats::{is_known as is_known_format, matches as matches_format};
 pub use lists::check_lists;
 pub use prune::{Root, canonical_numbers, prune};
+pub use rules::{
+    Findings, RuleProblem, Rules, elements_max, over_rule_limit, over_schema_limit, rule_cost,
+    rule_problem,
+};
 pub use typed::typed;
+pub(crate) use validate::go_float;
 pub use validate::{validate, validate_at};
 
 /// A schema without limits on its values: nothing known, nothing kept.

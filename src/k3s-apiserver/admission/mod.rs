@@ -10,6 +10,7 @@ mod namespace_lifecycle;
 mod node_restriction;
 mod pod_defaults;
 mod pod_security;
+mod policies;
 mod quota;
 mod serviceaccount;
 mod storage;
@@ -19,7 +20,9 @@ use std::sync::Arc;
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
+use crate::auth::Auth;
 use crate::cluster::Cluster;
+use crate::kinds::Kinds;
 use crate::registry::field::FieldErrors;
 use crate::registry::value::text;
 use crate::registry::{Object, field};
@@ -51,6 +54,9 @@ pub struct Attributes<'a> {
     pub name: &'a str,
     pub user: &'a UserInfo,
     pub cluster: &'a Cluster,
+    /// For policies that ask what the user may do, and for parameters of custom kinds.
+    pub auth: &'a Auth,
+    pub kinds: &'a Kinds,
     pub now: Timestamp,
     pub dry_run: bool,
 }
@@ -178,7 +184,8 @@ pub async fn validate(
     let cx = attributes;
     if cx.operation == Operation::Delete {
         namespace_lifecycle::check(cx, None)?;
-        return node_restriction::check(cx, None, old);
+        node_restriction::check(cx, None, old)?;
+        return policies::check(cx, None, old, warnings);
     }
     let Some(object) = object else { return Ok(()) };
     let create = cx.operation == Operation::Create && cx.subresource.is_empty();
@@ -206,6 +213,7 @@ pub async fn validate(
         }
         _ => {}
     }
+    policies::check(cx, Some(object), old, warnings)?;
     charges(cx, object, old).map(|_quotas| ())
 }
 

@@ -4,7 +4,7 @@ use std::borrow::Cow;
 use std::sync::Arc;
 
 use apimachinery::jsonpath::JsonPath;
-use apimachinery::structural::{Structural, typed};
+use apimachinery::structural::{Rules, Structural, typed};
 use serde_json::Value;
 
 use super::{Custom, ESTABLISHED, TERMINATING, print};
@@ -83,6 +83,7 @@ fn kind(definition: &Object, version: &Value, stored: &Value) -> Kind {
         api_version: api_version.clone(),
         storage_version: storage_version.clone(),
         completes_stored: many_stored || storage.has_defaults(),
+        rules: Rules::read(&structural),
         schema: structural,
         storage,
         has_status,

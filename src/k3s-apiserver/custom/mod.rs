@@ -14,9 +14,11 @@ mod print;
 use std::sync::LazyLock;
 
 use api::schema::Node;
-use apimachinery::field;
+use apimachinery::field::{self, ErrorKind};
 use apimachinery::jsonpath::JsonPath;
-use apimachinery::structural::{self, Root, Structural, canonical_numbers, drop_nulls, prune};
+use apimachinery::structural::{
+    self, Root, Rules, Structural, canonical_numbers, drop_nulls, prune,
+};
 use jiff::Timestamp;
 use serde_json::Value;
 
@@ -42,6 +44,7 @@ pub struct Custom {
     pub schema: Structural,
     /// The schema of the version that objects are stored in.
     storage: Structural,
+    rules: Option<Rules>,
     completes_stored: bool,
     has_status: bool,
     scale: Option<ScalePaths>,
@@ -87,6 +90,15 @@ impl Custom {
         let mut found = structural::validate(object, old, &self.schema);
         self.check_scale(object, &mut found);
         structural::check_lists("", object, &self.schema, &mut found);
+        if let Some(rules) = &self.rules {
+            match found.iter().any(|error| blocks_rules(error.kind)) {
+                true => {
+                    let detail = "some validation rules were not checked because the object was invalid; correct the existing errors to complete validation";
+                    found.push(field::FieldError::invalid("<nil>", Value::Null, detail));
+                }
+                false => found.extend(rules.check(object, old, &self.schema).errors),
+            }
+        }
         for error in found {
             errors.add(error.kind.reason(), error.field.clone(), error.body());
         }
@@ -114,6 +126,18 @@ impl Custom {
     }
 }
 
+/// Do errors of this kind keep rules from being evaluated: is a value not what its type says?
+fn blocks_rules(kind: ErrorKind) -> bool {
+    matches!(
+        kind,
+        ErrorKind::NotSupported
+            | ErrorKind::Required
+            | ErrorKind::TooLong
+            | ErrorKind::TooMany
+            | ErrorKind::TypeInvalid
+    )
+}
+
 impl Strategy for Custom {
     fn resource(&self) -> &str {
         &self.resource
@@ -137,6 +161,12 @@ impl Strategy for Custom {
             found.0.retain(|error| !error.field.starts_with("spec"));
         }
         errs.0.append(&mut found.0);
+    }
+
+    fn warnings(&self, _cx: &Cx<'_>, obj: &Object, old: Option<&Object>) -> Vec<String> {
+        let (Some(rules), Some(old)) = (&self.rules, old) else { return Vec::new() };
+        let findings = rules.check(obj, Some(old), &self.schema);
+        findings.warnings.iter().map(ToString::to_string).collect()
     }
 
     fn selectable_path(&self, field: &str) -> Option<&JsonPath> {

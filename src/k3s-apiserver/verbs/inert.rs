@@ -11,7 +11,6 @@ const INERT: &[(&str, &str)] = &[
     ("MutatingWebhookConfiguration", "its webhooks are not called"),
     ("NetworkPolicy", "it is not enforced"),
     ("ResourceClaim", "no driver allocates it"),
-    ("ValidatingAdmissionPolicy", "it is not enforced"),
     ("ValidatingWebhookConfiguration", "its webhooks are not called"),
 ];
 

@@ -91,6 +91,8 @@ impl<'a> Draft<'a> {
             name,
             user: &self.call.user,
             cluster: &self.call.server.cluster,
+            auth: &self.call.server.auth,
+            kinds: &self.call.server.kinds,
             now: self.now,
             dry_run: self.options.dry_run,
         }

@@ -1,11 +1,16 @@
 //! Validating and mutating admission policies.
 //!
-//! Expressions are stored and not compiled here: what evaluates them judges them.
+//! Expressions are compiled here to be judged, and again (or from the cache) where they are
+//! evaluated.
 
+use apimachinery::cel::Ty;
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
-use super::rules::{default_match, failure_policy, match_conditions, match_resources};
+use super::rules::{
+    default_match, expression, failure_policy, match_conditions, match_resources, typed_expression,
+};
+use crate::expressions::{Params, Scope};
 use crate::registry::field::{FieldErrors, Path};
 use crate::registry::table::{age, column, integer, name};
 use crate::registry::validate::spec;
@@ -37,7 +42,10 @@ impl Policy {
                 errs.required(here.child("resourceRules"), "");
             }
         }
-        match_conditions(errs, &path.child("matchConditions"), list(body, "matchConditions"));
+        let params = if has(body, "paramKind") { Params::Declared } else { Params::None };
+        let mut scope = Scope::admission(params);
+        let conditions = list(body, "matchConditions");
+        match_conditions(errs, &path.child("matchConditions"), conditions, &scope);
         for (n, variable) in list(body, "variables").iter().enumerate() {
             let path = path.child("variables").index(n);
             let name = text(variable, "name");
@@ -48,9 +56,21 @@ impl Policy {
             }
             if text(variable, "expression").trim().is_empty() {
                 errs.required(path.child("expression"), "expression is not specified");
+                continue;
+            }
+            let expression = text(variable, "expression");
+            match scope.compile(expression.trim()) {
+                Ok(program) => scope.declare(name, program.ty.clone()),
+                Err(why) => {
+                    let detail = format!("compilation failed: {why}");
+                    errs.invalid(path.child("expression"), expression, detail);
+                }
             }
         }
-        if self.mutating() { mutations(errs, &path, body) } else { validations(errs, &path, body) }
+        match self.mutating() {
+            true => mutations(errs, &path, body, &scope),
+            false => validations(errs, &path, body, &scope),
+        }
     }
 }
 
@@ -116,7 +136,7 @@ fn param_kind(errs: &mut FieldErrors, path: &Path, kind: &Value) {
     }
 }
 
-fn validations(errs: &mut FieldErrors, path: &Path, body: &Value) {
+fn validations(errs: &mut FieldErrors, path: &Path, body: &Value, scope: &Scope) {
     let all = list(body, "validations");
     if all.is_empty() && list(body, "auditAnnotations").is_empty() {
         let detail = "validations or auditAnnotations must contain at least one item";
@@ -126,6 +146,13 @@ fn validations(errs: &mut FieldErrors, path: &Path, body: &Value) {
         let path = path.child("validations").index(n);
         if text(one, "expression").trim().is_empty() {
             errs.required(path.child("expression"), "expression is not specified");
+        } else {
+            expression(errs, &path.child("expression"), text(one, "expression"), scope);
+        }
+        let made = text(one, "messageExpression");
+        if !made.trim().is_empty() {
+            let path = path.child("messageExpression");
+            typed_expression(errs, &path, made, scope, &Ty::String);
         }
         let message = text(one, "message");
         if message.contains('\n') {
@@ -143,7 +170,20 @@ fn validations(errs: &mut FieldErrors, path: &Path, body: &Value) {
     }
 }
 
-fn mutations(errs: &mut FieldErrors, path: &Path, body: &Value) {
+/// The expression of a mutation: it makes a list of patches, or an object.
+fn mutation(errs: &mut FieldErrors, path: &Path, text: &str, scope: &Scope, patches: bool) {
+    let detail = match scope.compile(text.trim()) {
+        Err(why) => format!("compilation failed: {why}"),
+        Ok(program) => match (&program.ty, patches) {
+            (Ty::Dyn, _) | (Ty::List(_), true) | (Ty::Map(..) | Ty::Object(_), false) => return,
+            (ty, true) => format!("must evaluate to list(JSONPatch) but got {ty}"),
+            (ty, false) => format!("must evaluate to Object but got {ty}"),
+        },
+    };
+    errs.invalid(path.clone(), text, detail);
+}
+
+fn mutations(errs: &mut FieldErrors, path: &Path, body: &Value, scope: &Scope) {
     let all = list(body, "mutations");
     if all.is_empty() {
         errs.required(path.child("mutations"), "mutations must contain at least one item");
@@ -169,6 +209,9 @@ fn mutations(errs: &mut FieldErrors, path: &Path, body: &Value) {
             errs.required(path.child(own), detail);
         } else if text(key(one, own), "expression").trim().is_empty() {
             errs.required(path.child(own).child("expression"), "expression is not specified");
+        } else {
+            let path = path.child(own).child("expression");
+            mutation(errs, &path, text(key(one, own), "expression"), scope, own == "jsonPatch");
         }
         if has(one, other) {
             let shown = format!("{{{other}}}");

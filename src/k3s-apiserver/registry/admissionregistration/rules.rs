@@ -2,8 +2,10 @@
 
 use std::collections::HashSet;
 
+use apimachinery::cel::Ty;
 use serde_json::{Value, json};
 
+use crate::expressions::Scope;
 use crate::registry::field::{FieldErrors, Path};
 use crate::registry::validate::{label_selector, problems, qualified_problems};
 use crate::registry::value::{default, has, key, list, list_mut, text, texts};
@@ -91,7 +93,12 @@ pub(super) fn match_resources(errs: &mut FieldErrors, path: &Path, resources: &V
 }
 
 /// `matchConditions`: named expressions.
-pub(super) fn match_conditions(errs: &mut FieldErrors, path: &Path, conditions: &[Value]) {
+pub(super) fn match_conditions(
+    errs: &mut FieldErrors,
+    path: &Path,
+    conditions: &[Value],
+    scope: &Scope,
+) {
     if conditions.len() > 64 {
         errs.too_many(path, conditions.len(), 64);
     }
@@ -101,6 +108,8 @@ pub(super) fn match_conditions(errs: &mut FieldErrors, path: &Path, conditions: 
         let name = text(condition, "name");
         if text(condition, "expression").trim().is_empty() {
             errs.required(path.child("expression"), "");
+        } else {
+            expression(errs, &path.child("expression"), text(condition, "expression"), scope);
         }
         if name.is_empty() {
             errs.required(path.child("name"), "");
@@ -110,6 +119,24 @@ pub(super) fn match_conditions(errs: &mut FieldErrors, path: &Path, conditions: 
         if !names.insert(name) {
             errs.duplicate(path.child("name"), name);
         }
+    }
+}
+
+/// A condition: it must compile and be true or false.
+pub(super) fn expression(errs: &mut FieldErrors, path: &Path, text: &str, scope: &Scope) {
+    typed_expression(errs, path, text, scope, &Ty::Bool);
+}
+
+/// An expression of some type.
+pub(super) fn typed_expression(
+    errs: &mut FieldErrors,
+    path: &Path,
+    text: &str,
+    scope: &Scope,
+    want: &Ty,
+) {
+    if let Some(problem) = scope.problem(text.trim(), want) {
+        errs.invalid(path.clone(), text, problem);
     }
 }
 

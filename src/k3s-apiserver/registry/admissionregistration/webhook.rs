@@ -4,6 +4,7 @@ use jiff::Timestamp;
 use serde_json::{Value, json};
 
 use super::rules::{default_rules, failure_policy, match_conditions, rule};
+use crate::expressions::Scope;
 use crate::registry::field::{FieldErrors, Path};
 use crate::registry::table::{age, integer, name};
 use crate::registry::validate::{label_selector, problems, subdomain_problems};
@@ -110,7 +111,9 @@ fn one(errs: &mut FieldErrors, path: &Path, hook: &Value) {
     }
     client_config(errs, &path.child("clientConfig"), key(hook, "clientConfig"));
     review_versions(errs, &path.child("admissionReviewVersions"), hook);
-    match_conditions(errs, &path.child("matchConditions"), list(hook, "matchConditions"));
+    let scope = Scope::match_conditions();
+    let conditions = list(hook, "matchConditions");
+    match_conditions(errs, &path.child("matchConditions"), conditions, &scope);
 }
 
 fn client_config(errs: &mut FieldErrors, path: &Path, config: &Value) {

@@ -1,8 +1,10 @@
 //! `openAPIV3Schema` of a definition: what of OpenAPI may be used, and how.
 
+use apimachinery::structural::{Structural, elements_max};
 use serde_json::{Value, json};
 
 use super::super::field::{FieldErrors, Path};
+use super::rules;
 use super::spec::properties;
 use super::structure::{self, Level};
 use super::{at, flag, has, key, list, map, text, texts};
@@ -15,7 +17,10 @@ pub(super) fn validate(path: &Path, schema: &Value, has_status: bool, errs: &mut
     if flag(schema, "nullable") {
         errs.forbidden(path.child("nullable"), "nullable cannot be true at the root");
     }
-    walk(path, schema, errs);
+    let mut costs = rules::Costs::default();
+    let place = Place { root: true, times: 1 };
+    walk(path, schema, place, &mut costs, errs);
+    costs.refuse(path, errs);
     let before = errs.0.len();
     structure::invariants(path, schema, Level::Root, errs);
     if errs.0.len() == before {
@@ -70,7 +75,21 @@ fn root_with_status(path: &Path, schema: &Value, errs: &mut FieldErrors) {
     }
 }
 
-fn walk(path: &Path, schema: &Value, errs: &mut FieldErrors) {
+/// Where a part of a schema stands.
+#[derive(Clone, Copy)]
+struct Place {
+    root: bool,
+    /// How often its values may occur in one object.
+    times: u64,
+}
+
+fn walk(
+    path: &Path,
+    schema: &Value,
+    place: Place,
+    costs: &mut rules::Costs,
+    errs: &mut FieldErrors,
+) {
     for (name, detail) in [
         ("id", "id is not supported"),
         ("additionalItems", "additionalItems is not supported"),
@@ -102,26 +121,32 @@ fn walk(path: &Path, schema: &Value, errs: &mut FieldErrors) {
         let detail = "additionalProperties and properties are mutual exclusive";
         errs.forbidden(path.child("additionalProperties"), detail);
     }
+    let inside = Place { root: false, ..place };
+    let count = elements_max(&Structural::read(schema));
+    let elements = Place { times: place.times.saturating_mul(count).min(TIMES_MAX), ..inside };
     if additional.is_object() {
-        walk(&path.child("additionalProperties"), additional, errs);
+        walk(&path.child("additionalProperties"), additional, elements, costs, errs);
     }
     for (name, child) in properties(schema) {
-        walk(&path.child("properties").key(name), child, errs);
+        walk(&path.child("properties").key(name), child, inside, costs, errs);
     }
     if has(schema, "not") {
-        walk(&path.child("not"), key(schema, "not"), errs);
+        walk(&path.child("not"), key(schema, "not"), inside, costs, errs);
     }
     for kind in ["allOf", "oneOf", "anyOf"] {
         for (n, child) in list(schema, kind).iter().enumerate() {
-            walk(&path.child(kind).index(n), child, errs);
+            walk(&path.child(kind).index(n), child, inside, costs, errs);
         }
     }
     if key(schema, "items").is_object() {
-        walk(&path.child("items"), key(schema, "items"), errs);
+        walk(&path.child("items"), key(schema, "items"), elements, costs, errs);
     }
     extensions(path, schema, errs);
-    super::rules::validate(path, schema, errs);
+    rules::validate(path, schema, place.root, place.times, costs, errs);
 }
+
+/// No body holds more values.
+const TIMES_MAX: u64 = 3 * 1024 * 1024;
 
 fn has_value(value: &Value) -> bool {
     !super::super::value::is_zero(value)

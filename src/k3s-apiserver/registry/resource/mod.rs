@@ -2,6 +2,7 @@
 
 use std::collections::HashSet;
 
+use apimachinery::cel::Ty;
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
@@ -10,6 +11,7 @@ use super::table::{age, column, name};
 use super::validate::{label_problems, problems, spec};
 use super::value::{at, default, default_zero, has, key, list, list_mut, text, texts};
 use super::{AGE, Column, Cx, NAME, Object, Selectable, Strategy};
+use crate::expressions::Scope;
 
 pub(super) static STRATEGIES: &[&dyn Strategy] = &[
     &DeviceClass,
@@ -27,6 +29,14 @@ impl Strategy for DeviceClass {
         "deviceclasses.resource.k8s.io"
     }
 
+    fn validate(&self, _cx: &Cx<'_>, obj: &Object, errs: &mut FieldErrors) {
+        selectors(errs, &spec().child("selectors"), list(obj, "spec.selectors"));
+    }
+
+    fn validate_update(&self, _cx: &Cx<'_>, new: &Object, _old: &Object, errs: &mut FieldErrors) {
+        selectors(errs, &spec().child("selectors"), list(new, "spec.selectors"));
+    }
+
     fn columns(&self) -> &'static [Column] {
         const COLUMNS: &[Column] = &[NAME, AGE];
         COLUMNS
@@ -38,6 +48,26 @@ impl Strategy for DeviceClass {
 
     fn has_generation(&self) -> bool {
         true
+    }
+}
+
+/// Device selectors: expressions about a device.
+fn selectors(errs: &mut FieldErrors, path: &Path, selectors: &[Value]) {
+    for (n, selector) in selectors.iter().enumerate() {
+        let path = path.index(n).child("cel");
+        let expression = text(selector, "cel.expression");
+        if !has(selector, "cel") {
+            errs.required(path, "");
+            continue;
+        }
+        let detail = match Scope::device().compile(expression) {
+            Err(why) => format!("compilation failed: {why}"),
+            Ok(program) => match &program.ty {
+                Ty::Bool | Ty::Dyn => continue,
+                ty => format!("must evaluate to bool or the unknown type, not {ty}"),
+            },
+        };
+        errs.invalid(path.child("expression"), expression, detail);
     }
 }
 
