@@ -671,12 +671,16 @@ _k3s() {
             return 0
             ;;
         k3s__subcmd__completion)
-            opts="-h --help bash elvish fish powershell zsh"
+            opts="-i -h --help bash elvish fish powershell zsh"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
             fi
             case "${prev}" in
+                -i)
+                    COMPREPLY=($(compgen -W "true false" -- "${cur}"))
+                    return 0
+                    ;;
                 *)
                     COMPREPLY=()
                     ;;

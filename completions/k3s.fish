@@ -100,6 +100,8 @@ complete -c k3s -n "__fish_k3s_using_subcommand secrets-encrypt" -s h -l help -d
 complete -c k3s -n "__fish_k3s_using_subcommand etcd-snapshot" -s h -l help -d 'Print help'
 complete -c k3s -n "__fish_k3s_using_subcommand check-config" -s d -l data-dir -d 'Folder of all state: its disk is measured' -r -F
 complete -c k3s -n "__fish_k3s_using_subcommand check-config" -s h -l help -d 'Print help'
+complete -c k3s -n "__fish_k3s_using_subcommand completion" -s i -d 'Have the shell\'s start-up file read it, for bash and zsh' -r -f -a "true\t''
+false\t''"
 complete -c k3s -n "__fish_k3s_using_subcommand completion" -s h -l help -d 'Print help'
 complete -c k3s -n "__fish_k3s_using_subcommand server" -s c -l config -d 'Configuration file; `FILE.d/*.yaml` is read after it' -r -F
 complete -c k3s -n "__fish_k3s_using_subcommand server" -l debug -d 'Log more' -r -f -a "true\t''

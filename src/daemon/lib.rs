@@ -28,4 +28,4 @@ pub use context::Context;
 pub use files::Changes;
 pub use interface::Component1Proxy;
 pub use listen::{Address, Listener, Socket, bind_tcp, bind_udp, bind_unix};
-pub use log::init as init_log;
+pub use log::{init as init_log, set_level as set_log_level};

@@ -55,7 +55,7 @@ pub(crate) fn level() -> String {
 
 /// Changes the level from now on: `error`, `warn`, `info`, `debug` or `trace`, or systemd's names
 /// of them. The default comes back with a restart.
-pub(crate) fn set_level(name: &str) -> Result<(), String> {
+pub fn set_level(name: &str) -> Result<(), String> {
     let level = match name {
         "emerg" | "alert" | "crit" | "err" => LevelFilter::ERROR,
         "warning" => LevelFilter::WARN,

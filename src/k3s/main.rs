@@ -98,7 +98,10 @@ fn run(command: Command, given: &Given) -> ExitCode {
         }),
         Command::SecretsEncrypt(_) => Err(not_yet("k3s secrets-encrypt")),
         Command::EtcdSnapshot(_) => Err(not_yet("k3s etcd-snapshot")),
-        Command::Completion { shell } => {
+        Command::Completion { shell, install: true } => {
+            tools::install_completion(shell).map(|()| ExitCode::SUCCESS)
+        }
+        Command::Completion { shell, .. } => {
             clap_complete::generate(shell, &mut components::cli(), "k3s", &mut std::io::stdout());
             Ok(ExitCode::SUCCESS)
         }
@@ -108,12 +111,11 @@ fn run(command: Command, given: &Given) -> ExitCode {
 
 fn serve(args: ServerArgs, given: &Given) -> anyhow::Result<ExitCode> {
     let warnings = warnings(given)?;
+    let debug = args.node.debug();
     let server = settings::Server::new(args).map_err(|err| located(err, &given.from_files))?;
     let shown = components::effective(&given.matches);
     Ok(daemon::main(&server::COMPONENT, Flavour::CurrentThread, shown, |cx| {
-        for warning in warnings {
-            warn!(flag = warning, "A flag has no effect");
-        }
+        begin(debug, warnings);
         server::run(cx, server)
     }))
 }
@@ -124,14 +126,23 @@ fn join(args: AgentArgs, given: &Given) -> anyhow::Result<ExitCode> {
     if args.node.bind_address.is_some() {
         warnings.push("--bind-address: an agent's kubelet listens on every address".to_owned());
     }
+    let debug = args.node.debug();
     let agent = settings::Agent::new(args).map_err(|err| located(err, &given.from_files))?;
     let shown = components::effective(&given.matches);
     Ok(daemon::main(&agent::COMPONENT, Flavour::CurrentThread, shown, |cx| {
-        for warning in warnings {
-            warn!(flag = warning, "A flag has no effect");
-        }
+        begin(debug, warnings);
         agent::run(cx, agent)
     }))
+}
+
+/// The first that a role does: logs as it was told to, and says what it was told in vain.
+fn begin(debug: bool, warnings: Vec<String>) {
+    if debug && let Err(err) = daemon::set_log_level("debug") {
+        warn!(err, "Could not log more");
+    }
+    for warning in warnings {
+        warn!(flag = warning, "A flag has no effect");
+    }
 }
 
 /// The flags of a role that have no effect; those that must not be ignored refuse.

@@ -3,11 +3,13 @@
 //! Invariant: arguments are handed on unread, and an explicit environment variable wins.
 
 use std::ffi::OsString;
+use std::io::Write;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
+use clap_complete::Shell;
 use daemon::ConfigError;
 
 use crate::cli::DATA_DIR;
@@ -84,6 +86,31 @@ fn needed(name: &str, package: &str) -> Result<PathBuf, ConfigError> {
     foreign(name).ok_or_else(|| {
         ConfigError(format!("{name} is not installed (apt install {package}, or equivalent)"))
     })
+}
+
+/// Has the shell's start-up file read the completions, once.
+pub(crate) fn install_completion(shell: Shell) -> Result<()> {
+    let file = match shell {
+        Shell::Bash => ".bashrc",
+        Shell::Zsh => ".zshrc",
+        other => bail!("-i: {other} is not supported; save what `k3s completion {other}` prints"),
+    };
+    let home = std::env::var_os("HOME").context("HOME is not set")?;
+    let path = PathBuf::from(home).join(file);
+    let begin = "# >> k3s command completion (start)";
+    let before = std::fs::read_to_string(&path).unwrap_or_default();
+    if !before.contains(begin) {
+        let added =
+            format!("{begin}\n. <(k3s completion {shell})\n# >> k3s command completion (end)\n");
+        std::fs::File::options()
+            .create(true)
+            .append(true)
+            .open(&path)
+            .and_then(|mut file| file.write_all(added.as_bytes()))
+            .with_context(|| format!("writing {}", path.display()))?;
+    }
+    println!("{} reads the completions; start a new shell", path.display());
+    Ok(())
 }
 
 fn default(command: &mut Command, name: &str, value: &str) {

@@ -44,6 +44,9 @@ impl Units {
         if debug {
             env.push(("K3S_DEBUG".to_owned(), "true".to_owned()));
         }
+        // The API server signs the leafs of agents.
+        let lifetimes = pki::LIFETIME_VARIABLES.into_iter();
+        env.extend(lifetimes.filter_map(|name| Some((name.to_owned(), std::env::var(name).ok()?))));
         Self { env, restart: watch::channel(0).1, open: watch::channel(true).1 }
     }
 

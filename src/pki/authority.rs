@@ -316,6 +316,9 @@ fn name(common: &str, organization: &str) -> DistinguishedName {
     name
 }
 
+/// The environment variables that say how long leafs live.
+pub const LIFETIME_VARIABLES: [&str; 2] = [LIFETIME_DAYS, LIFETIME_SECS];
+
 /// How long leafs live: a year, unless the environment says otherwise.
 fn leaf_lifetime() -> i64 {
     let number = |name: &str| std::env::var(name).ok()?.parse::<i64>().ok().filter(|n| *n > 0);

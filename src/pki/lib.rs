@@ -13,7 +13,7 @@ mod request;
 pub mod tls;
 pub mod token;
 
-pub use authority::{Authority, Leaf, Usage, ensure_signing_key};
+pub use authority::{Authority, LIFETIME_VARIABLES, Leaf, Usage, ensure_signing_key};
 pub use files::{Durability, write_atomic, write_with};
 pub use inspect::{Certificate, continues, inspect, inspect_file, leaf_of};
 pub use live::Live;

@@ -201,6 +201,8 @@ fn streams(cluster: &mut Cluster) -> Result<()> {
         );
     }
     ensure!(ours(&["logs", "deployment/web", "--tail=1"])? == "serving\n", "logs");
+    terminal()?;
+    watches()?;
     // A megabyte through standard input and back.
     let mut child = own()
         .args(["exec", "-i", "client", "--", "sha256sum"])
@@ -229,6 +231,41 @@ fn streams(cluster: &mut Cluster) -> Result<()> {
     let page = fetched.with_context(|| line.clone())?;
     ensure!(page.starts_with("HTTP/1.1 200") && page.contains(" from web-"), "{page}");
     Ok(())
+}
+
+/// With a terminal on both sides.
+fn terminal() -> Result<()> {
+    let line = format!(
+        "env PATH=/nonexistent {} kubectl exec -it client -- sh -c 'tty; stty size; exit 5'",
+        k3s().display()
+    );
+    let output = Command::new("script").args(["-qec", &line, "/dev/null"]).output()?;
+    ensure!(said(&output).contains("/dev/pts/0"), "{}", said(&output));
+    ensure!(output.status.code() == Some(5), "{}", said(&output));
+    Ok(())
+}
+
+/// A watch shows what is there, then what comes.
+fn watches() -> Result<()> {
+    let mut child = own()
+        .args(["get", "configmaps", "--watch", "--output=name"])
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .spawn()?;
+    let mut lines = BufReader::new(child.stdout.take().context("standard output")?).lines();
+    let mut sees = |name: &str| {
+        let found = lines.by_ref().map_while(Result::ok).any(|line| line == name);
+        ensure!(found, "the watch ended without {name}");
+        Ok(())
+    };
+    let seen = sees("configmap/kube-root-ca.crt").and_then(|()| {
+        kubectl(&["create", "configmap", "watched"])?;
+        sees("configmap/watched")?;
+        kubectl(&["delete", "configmap", "watched"]).map(drop)
+    });
+    child.kill()?;
+    child.wait()?;
+    seen
 }
 
 /// Asks the server behind `Forwarding from 127.0.0.1:PORT -> 8080`.

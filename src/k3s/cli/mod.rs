@@ -22,9 +22,12 @@ pub(crate) const CONFIG_FILE: &str = "/etc/rancher/k3s/config.yaml";
 /// Where all state is unless `--data-dir` or `K3S_DATA_DIR` says otherwise.
 pub(crate) const DATA_DIR: &str = "/var/lib/rancher/k3s";
 
+/// What `k3s --version` says after the name, as k3s words it.
+const VERSION: &str = concat!("version v", env!("CARGO_PKG_VERSION"));
+
 /// Kubernetes for small machines.
 #[derive(Debug, Parser)]
-#[command(name = "k3s", version, disable_help_subcommand = true, args_override_self = true)]
+#[command(name = "k3s", version = VERSION, disable_help_subcommand = true, args_override_self = true)]
 pub(crate) struct Cli {
     #[command(subcommand)]
     pub(crate) command: Command,
@@ -65,6 +68,9 @@ pub(crate) enum Command {
     Completion {
         #[arg(value_enum)]
         shell: clap_complete::Shell,
+        /// Have the shell's start-up file read it, for bash and zsh.
+        #[arg(short = 'i')]
+        install: bool,
     },
 }
 
