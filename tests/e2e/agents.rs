@@ -26,6 +26,7 @@ pub(super) const STEPS: &[Step] = &[
     ("an agent's tunnel returns after the death of the API server", api_dies),
     ("an agent starts without its server, and comes back when that does", server_restarts),
     ("an agent that restarts keeps its pods", agent_restarts),
+    ("an agent renews its certificates while it works", renews),
     ("an agent is let in by a bootstrap token while that exists", bootstrap_token),
     ("an agent's token is another one once it was rotated", rotate),
     ("an agent that is deleted frees its name", leave),
@@ -193,6 +194,14 @@ fn refusals(_: &mut Cluster) -> Result<()> {
         (
             vec![server.clone(), format!("--token={good}"), "--node-name=isolated".to_owned()],
             vec!["\"isolated\" is taken", "--node-name", "kubectl delete node isolated"],
+        ),
+        (
+            vec![server.clone(), format!("--token={good}"), "--node-name=kubernetes".to_owned()],
+            vec!["\"kubernetes\" is taken"],
+        ),
+        (
+            vec![server.clone(), format!("--token={good}"), "--node-ip=192.0.2.1".to_owned()],
+            vec!["192.0.2.1 is a server's", "--node-ip"],
         ),
     ] {
         let args: Vec<&str> = args.iter().map(String::as_str).collect();
@@ -372,6 +381,36 @@ fn agent_restarts(cluster: &mut Cluster) -> Result<()> {
     })?;
     ensure!(id()? == before, "the pod was started again");
     Ok(())
+}
+
+fn restart_agent(cluster: &mut Cluster) -> Result<()> {
+    with_agent(|slot| {
+        let machine = slot.take().context("no agent runs")?.stop()?;
+        *slot = Some(Agent::start(machine)?);
+        ready(cluster)
+    })
+}
+
+/// With certificates that live for seconds only, the second renewal shows that the first is in use.
+fn renews(cluster: &mut Cluster) -> Result<()> {
+    cluster.stop()?;
+    *cluster = Cluster::start_in(Path::new(LOG), &[("K3S_CERTIFICATE_LIFETIME_SECONDS", "15")])?;
+    cluster.api_ready()?;
+    restart_agent(cluster)?;
+    with_agent(|slot| {
+        let dir = &slot.as_ref().context("no agent runs")?.machine.dir;
+        let file = dir.join("var/lib/rancher/k3s/agent/client-kubelet.crt");
+        for _ in 0..2 {
+            let before = fs::read(&file)?;
+            cluster.wait("a new certificate", PATIENCE, || Ok(fs::read(&file)? != before))?;
+        }
+        through_the_tunnel()?;
+        cluster.wait("the Service's answer", PATIENCE, || Ok(fetch("http://far/")? == "far away\n"))
+    })?;
+    cluster.stop()?;
+    *cluster = Cluster::start(Path::new(LOG))?;
+    cluster.api_ready()?;
+    restart_agent(cluster)
 }
 
 /// What the supervisor answers to these credentials, as curl's exit says it: 22 is a refusal.

@@ -2,7 +2,7 @@
 //! certificate says.
 //!
 //! Invariant: a certificate with a node's name in it is issued only to who has that node's password,
-//! or already is that node.
+//! or already is that node; none is issued for a name or an address of a server.
 
 use std::net::{IpAddr, Ipv4Addr};
 
@@ -53,6 +53,11 @@ pub(super) async fn issue(
         Wanted::ServingKubelet => {
             let node = identify(call).await?;
             let ips = addresses(call.header("k3s-node-ip"))?;
+            if let Some(ip) = ips.iter().skip(1).find(|ip| servers(call).ips.contains(ip)) {
+                let why =
+                    format!("the address {ip} is a server's, give the node its own: --node-ip");
+                return Err(Status::new(403, "Forbidden", why));
+            }
             let names = vec![node.clone(), "localhost".to_owned()];
             (Leaf::server(node, names, ips), "server-ca")
         }
@@ -95,9 +100,21 @@ async fn identify(call: &Call<'_>) -> Result<String, Status> {
             return Err(Status::unauthorized());
         }
     }
+    if servers(call).dns.contains(&name) {
+        return Err(node_password::refused(&name, "is a name of a server"));
+    }
     call.ready()?;
     node_password::ensure(call, &name, password).await?;
     Ok(name)
+}
+
+/// The names and addresses of servers: whoever could get a certificate for one could pass for the
+/// API server. Without a certificate to read there are none.
+fn servers(call: &Call<'_>) -> Leaf {
+    let path = call.server.args.tls_cert_file.as_deref();
+    let read = path.and_then(|path| std::fs::read_to_string(path).ok());
+    let leaf = read.and_then(|pem| pki::leaf_of(&pem).ok());
+    leaf.unwrap_or_else(|| Leaf::server("", Vec::new(), Vec::new()))
 }
 
 /// RFC 1123, as Node names must be.

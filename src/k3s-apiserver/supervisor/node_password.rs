@@ -56,7 +56,8 @@ pub(super) async fn ensure(call: &Call<'_>, node: &str, password: &str) -> Resul
     Ok(())
 }
 
-fn refused(node: &str, why: &str) -> Status {
+/// The answer to a node that is not who it says it is.
+pub(super) fn refused(node: &str, why: &str) -> Status {
     Status::new(403, "Forbidden", format!("the node password was refused: {node:?} {why}"))
 }
 
