@@ -26,7 +26,7 @@ pub(super) const STEPS: &[Step] = &[
     ("an agent's tunnel returns after the death of the API server", api_dies),
     ("an agent starts without its server, and comes back when that does", server_restarts),
     ("an agent that restarts keeps its pods", agent_restarts),
-    ("an agent renews its certificates while it works", renews),
+    ("an agent works on while its certificates live for seconds", short_lives),
     ("an agent is let in by a bootstrap token while that exists", bootstrap_token),
     ("an agent's token is another one once it was rotated", rotate),
     ("an agent that is deleted frees its name", leave),
@@ -392,7 +392,7 @@ fn restart_agent(cluster: &mut Cluster) -> Result<()> {
 }
 
 /// With certificates that live for seconds only, the second renewal shows that the first is in use.
-fn renews(cluster: &mut Cluster) -> Result<()> {
+fn short_lives(cluster: &mut Cluster) -> Result<()> {
     cluster.stop()?;
     *cluster = Cluster::start_in(Path::new(LOG), &[("K3S_CERTIFICATE_LIFETIME_SECONDS", "15")])?;
     cluster.api_ready()?;
