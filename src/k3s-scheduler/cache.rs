@@ -12,6 +12,7 @@ use client::{Key, Labels};
 
 use crate::{
     resources::Resources,
+    storage::Storage,
     types::{Budget, Node, Pod},
 };
 
@@ -88,6 +89,7 @@ pub(crate) struct Cache {
     /// Waiting pods for which others make way, with the node that they are promised.
     pub(crate) nominated: BTreeMap<Key, (String, Arc<PodInfo>)>,
     pub(crate) budgets: BTreeMap<Key, Arc<Budget>>,
+    pub(crate) storage: Storage,
 }
 
 impl Cache {

@@ -8,7 +8,7 @@ use std::{
 
 use crate::{
     cache::{Cache, NodeInfo, PodInfo},
-    plugins::{self, Plugin, Prepared},
+    plugins::{self, Binding, Plugin, Prepared},
 };
 
 pub(crate) const SCORE_MAX: i64 = 100;
@@ -71,6 +71,18 @@ pub(crate) fn decide(cache: &mut Cache, info: &PodInfo, start: usize) -> Decisio
         return Decision::Unschedulable(Unschedulable { message, ..Unschedulable::default() });
     }
     let prepared = Prepared::new(cache, info);
+    if let Some(refusal) = &prepared.volumes.refusal {
+        return Decision::Unschedulable(Unschedulable {
+            message: format!(
+                "0/{} nodes are available: {}.",
+                nodes.len(),
+                refusal.reasons.join(", ")
+            ),
+            plugins: [refusal.plugin].into(),
+            nodes: nodes.len(),
+            helpable: Vec::new(),
+        });
+    }
     let verdict = |name: &str, node: &NodeInfo| {
         taken.get(name).cloned().or_else(|| reject(cache, &prepared, info, node))
     };
@@ -106,6 +118,13 @@ pub(crate) fn decide(cache: &mut Cache, info: &PodInfo, start: usize) -> Decisio
                 .collect(),
         }),
     }
+}
+
+/// What has to be bound before the pod may go to the node that was decided for it.
+pub(crate) fn bindings(cache: &Cache, info: &PodInfo, node: &str) -> Vec<Binding> {
+    let node = cache.nodes.get(node).and_then(|it| it.node.as_ref());
+    let prepared = Prepared::new(cache, info);
+    node.and_then(|node| prepared.volumes.bindings(cache, node)).unwrap_or_default()
 }
 
 /// Why the pod does not fit on a node, also with the pods on it that were promised the node.

@@ -4,6 +4,7 @@
 //! connects them to the API server. Decisions are made one after the other, bindings go out side by
 //! side: a decided pod is assumed on its node until the API server confirms or refuses.
 
+mod binder;
 mod cache;
 mod framework;
 mod plugins;
@@ -11,16 +12,19 @@ mod preemption;
 mod queue;
 mod resources;
 mod scheduler;
+mod storage;
 mod types;
 
 use std::path::PathBuf;
 
 use anyhow::{Context as _, Result};
-use client::{Reflector, Resource, Selection};
+use client::{PartialObject, Reflector, Resource, Selection};
 use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
 
 use crate::{
     scheduler::Scheduler,
+    storage::{Claim, Class, CsiNode, Volume},
     types::{Budget, Node, Pod},
 };
 
@@ -32,6 +36,14 @@ pub(crate) static PODS: Resource = Resource::namespaced("", "v1", "pods", "Pod")
 pub(crate) static NODES: Resource = Resource::cluster("", "v1", "nodes", "Node");
 pub(crate) static BUDGETS: Resource =
     Resource::namespaced("policy", "v1", "poddisruptionbudgets", "PodDisruptionBudget");
+pub(crate) static CLAIMS: Resource =
+    Resource::namespaced("", "v1", "persistentvolumeclaims", "PersistentVolumeClaim");
+pub(crate) static VOLUMES: Resource =
+    Resource::cluster("", "v1", "persistentvolumes", "PersistentVolume");
+pub(crate) static STORAGE_CLASSES: Resource =
+    Resource::cluster("storage.k8s.io", "v1", "storageclasses", "StorageClass");
+pub(crate) static CSI_NODES: Resource =
+    Resource::cluster("storage.k8s.io", "v1", "csinodes", "CSINode");
 pub(crate) static NAMESPACES: Resource = Resource::cluster("", "v1", "namespaces", "Namespace");
 
 /// Flags, named as upstream's kube-scheduler.
@@ -75,24 +87,11 @@ pub async fn run(cx: daemon::Context, args: Args) -> Result<()> {
 
     let (recorder, sink) = client::recorder(client.clone(), "default-scheduler", "");
     tasks.spawn(sink.run(cx.stop.clone()));
-    let living = Selection {
-        fields: "status.phase!=Succeeded,status.phase!=Failed".into(),
-        ..Selection::default()
-    };
-    let pods: Reflector<Pod> = Reflector::selecting(client.clone(), PODS.clone(), living);
-    let nodes: Reflector<Node> = Reflector::new(client.clone(), NODES.clone());
-    let namespaces = Reflector::metadata(client.clone(), NAMESPACES.clone(), Selection::default());
-    let budgets: Reflector<Budget> = Reflector::new(client.clone(), BUDGETS.clone());
-    let scheduler = Scheduler::new(&client, recorder);
-    scheduler.subscribe(&pods, &nodes, &namespaces, &budgets);
-    tasks.spawn(pods.clone().run(cx.stop.clone()));
-    tasks.spawn(nodes.clone().run(cx.stop.clone()));
-    tasks.spawn(namespaces.clone().run(cx.stop.clone()));
-    tasks.spawn(budgets.clone().run(cx.stop.clone()));
+    let sources = Sources::new(&client);
+    let scheduler = Scheduler::new(&client, recorder, &sources);
+    sources.start(&mut tasks, &cx.stop);
     tokio::select! {
-        () = async { tokio::join!(
-            nodes.synced(), pods.synced(), namespaces.synced(), budgets.synced()
-        ); } => {}
+        () = sources.synced() => {}
         () = cx.stop.cancelled() => return Ok(()),
     }
     tasks.spawn(scheduler.run(cx.stop.clone()));
@@ -102,4 +101,60 @@ pub async fn run(cx: daemon::Context, args: Args) -> Result<()> {
         ended.context("a part of the scheduler failed")?;
     }
     Ok(())
+}
+
+/// Everything that is watched.
+pub(crate) struct Sources {
+    pub(crate) pods: Reflector<Pod>,
+    pub(crate) nodes: Reflector<Node>,
+    pub(crate) namespaces: Reflector<PartialObject>,
+    pub(crate) budgets: Reflector<Budget>,
+    pub(crate) claims: Reflector<Claim>,
+    pub(crate) volumes: Reflector<Volume>,
+    pub(crate) classes: Reflector<Class>,
+    pub(crate) csi_nodes: Reflector<CsiNode>,
+}
+
+impl Sources {
+    fn new(client: &kube::Client) -> Self {
+        let living = Selection {
+            fields: "status.phase!=Succeeded,status.phase!=Failed".into(),
+            ..Selection::default()
+        };
+        let namespaces = NAMESPACES.clone();
+        Sources {
+            pods: Reflector::selecting(client.clone(), PODS.clone(), living),
+            nodes: Reflector::new(client.clone(), NODES.clone()),
+            namespaces: Reflector::metadata(client.clone(), namespaces, Selection::default()),
+            budgets: Reflector::new(client.clone(), BUDGETS.clone()),
+            claims: Reflector::new(client.clone(), CLAIMS.clone()),
+            volumes: Reflector::new(client.clone(), VOLUMES.clone()),
+            classes: Reflector::new(client.clone(), STORAGE_CLASSES.clone()),
+            csi_nodes: Reflector::new(client.clone(), CSI_NODES.clone()),
+        }
+    }
+
+    fn start(&self, tasks: &mut JoinSet<()>, stop: &CancellationToken) {
+        tasks.spawn(self.pods.clone().run(stop.clone()));
+        tasks.spawn(self.nodes.clone().run(stop.clone()));
+        tasks.spawn(self.namespaces.clone().run(stop.clone()));
+        tasks.spawn(self.budgets.clone().run(stop.clone()));
+        tasks.spawn(self.claims.clone().run(stop.clone()));
+        tasks.spawn(self.volumes.clone().run(stop.clone()));
+        tasks.spawn(self.classes.clone().run(stop.clone()));
+        tasks.spawn(self.csi_nodes.clone().run(stop.clone()));
+    }
+
+    async fn synced(&self) {
+        tokio::join!(
+            self.pods.synced(),
+            self.nodes.synced(),
+            self.namespaces.synced(),
+            self.budgets.synced(),
+            self.claims.synced(),
+            self.volumes.synced(),
+            self.classes.synced(),
+            self.csi_nodes.synced(),
+        );
+    }
 }

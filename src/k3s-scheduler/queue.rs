@@ -29,6 +29,8 @@ pub(crate) enum Change {
     NodeTaints,
     PodPlaced,
     PodGone,
+    /// Claims, volumes or what is known about them.
+    Storage,
 }
 
 impl Change {
@@ -36,17 +38,33 @@ impl Change {
     fn helps(self) -> &'static [&'static str] {
         use plugins::{
             FIT, INTER_POD_AFFINITY, NODE_AFFINITY, NODE_NAME, NODE_PORTS, NODE_UNSCHEDULABLE,
-            POD_TOPOLOGY_SPREAD, TAINT_TOLERATION,
+            NODE_VOLUME_LIMITS, POD_TOPOLOGY_SPREAD, TAINT_TOLERATION, VOLUME_BINDING,
+            VOLUME_RESTRICTIONS, VOLUME_ZONE,
         };
         match self {
             Change::NodeAdded => &[],
             Change::NodeAllocatable => &[FIT],
-            Change::NodeLabels => {
-                &[NODE_AFFINITY, POD_TOPOLOGY_SPREAD, INTER_POD_AFFINITY, NODE_NAME]
-            }
+            Change::NodeLabels => &[
+                NODE_AFFINITY,
+                POD_TOPOLOGY_SPREAD,
+                INTER_POD_AFFINITY,
+                NODE_NAME,
+                VOLUME_BINDING,
+                VOLUME_ZONE,
+            ],
             Change::NodeTaints => &[TAINT_TOLERATION, NODE_UNSCHEDULABLE, POD_TOPOLOGY_SPREAD],
             Change::PodPlaced => &[INTER_POD_AFFINITY, POD_TOPOLOGY_SPREAD],
-            Change::PodGone => &[FIT, NODE_PORTS, INTER_POD_AFFINITY, POD_TOPOLOGY_SPREAD],
+            Change::PodGone => &[
+                FIT,
+                NODE_PORTS,
+                INTER_POD_AFFINITY,
+                POD_TOPOLOGY_SPREAD,
+                VOLUME_RESTRICTIONS,
+                NODE_VOLUME_LIMITS,
+            ],
+            Change::Storage => {
+                &[VOLUME_BINDING, VOLUME_ZONE, VOLUME_RESTRICTIONS, NODE_VOLUME_LIMITS]
+            }
         }
     }
 }

@@ -6,8 +6,8 @@ use std::{
 };
 
 use client::{
-    Event, EventType, HasMeta, ObjectReference, Patch, Preconditions, Propagation, Recorder,
-    Reflector, Rest, is_conflict, is_not_found, now, rfc3339,
+    Event, EventType, HasMeta, ObjectReference, Patch, Preconditions, Propagation, Recorder, Rest,
+    is_conflict, is_not_found, now, rfc3339,
 };
 use futures::{FutureExt, StreamExt, future::BoxFuture, stream::FuturesUnordered};
 use serde::de::IgnoredAny;
@@ -16,12 +16,14 @@ use tokio::{sync::Notify, time::Instant};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    PODS,
+    PODS, Sources,
+    binder::Binder,
     cache::{Cache, PodInfo},
-    framework::{Decision, decide},
+    framework::{Decision, bindings, decide},
+    plugins::Binding,
     preemption::{Outcome, Preemption, preempt},
     queue::{Change, Queue},
-    types::{BY_SCHEDULER, Budget, DISRUPTION_TARGET, Node, Pod},
+    types::{BY_SCHEDULER, DISRUPTION_TARGET, Node, Pod},
 };
 
 const SCHEDULER_NAME: &str = "default-scheduler";
@@ -36,6 +38,7 @@ pub(crate) struct Scheduler {
 
 struct Shared {
     rest: Rest,
+    binder: Binder,
     recorder: Recorder,
     state: Mutex<State>,
     wake: Notify,
@@ -51,9 +54,26 @@ struct State {
 
 /// What is to be done about one pod, outside the lock.
 enum Task {
-    Bind { pod: Arc<Pod>, node: String },
-    Report { pod: Arc<Pod>, message: String, promise: Promise<'static> },
-    Preempt { pod: Arc<Pod>, message: String, preemption: Preemption },
+    Bind {
+        pod: Arc<Pod>,
+        node: String,
+    },
+    /// Claims first, which may take minutes.
+    BindVolumes {
+        pod: Arc<Pod>,
+        node: String,
+        bindings: Vec<Binding>,
+    },
+    Report {
+        pod: Arc<Pod>,
+        message: String,
+        promise: Promise<'static>,
+    },
+    Preempt {
+        pod: Arc<Pod>,
+        message: String,
+        preemption: Preemption,
+    },
 }
 
 /// What becomes of `status.nominatedNodeName`.
@@ -64,27 +84,61 @@ enum Promise<'a> {
     Set(&'a str),
 }
 
-impl Scheduler {
-    pub(crate) fn new(client: &kube::Client, recorder: Recorder) -> Self {
-        let shared = Shared {
-            rest: Rest::new(client.clone()),
-            recorder,
-            state: Mutex::default(),
-            wake: Notify::new(),
-        };
-        Scheduler { shared: Arc::new(shared) }
+impl State {
+    /// Keeps what a pod's claims are about to get from other pods.
+    fn reserve(&mut self, bindings: &[Binding], node: &str) {
+        let storage = &mut self.cache.storage;
+        for binding in bindings {
+            match binding {
+                Binding::Volume { claim, volume } => {
+                    storage.promised.insert(volume.clone(), claim.clone());
+                }
+                Binding::Provision { claim } => {
+                    storage.selected.insert(claim.clone(), node.to_owned());
+                }
+            }
+        }
     }
 
-    /// Keeps cache and queue current with these reflectors.
-    pub(crate) fn subscribe(
-        &self,
-        pods: &Reflector<Pod>,
-        nodes: &Reflector<Node>,
-        namespaces: &Reflector<client::PartialObject>,
-        budgets: &Reflector<Budget>,
-    ) {
+    fn unreserve(&mut self, bindings: &[Binding]) {
+        let storage = &mut self.cache.storage;
+        for binding in bindings {
+            match binding {
+                Binding::Volume { volume, .. } => storage.promised.remove(volume).map(drop),
+                Binding::Provision { claim } => storage.selected.remove(claim).map(drop),
+            };
+        }
+    }
+}
+
+impl Scheduler {
+    /// Keeps cache and queue current with these sources.
+    pub(crate) fn new(client: &kube::Client, recorder: Recorder, sources: &Sources) -> Self {
+        let rest = Rest::new(client.clone());
+        let mut state = State::default();
+        state.cache.storage.claims = sources.claims.lister();
+        state.cache.storage.volumes = sources.volumes.lister();
+        state.cache.storage.classes = sources.classes.lister();
+        state.cache.storage.csi_nodes = sources.csi_nodes.lister();
+        let shared = Shared {
+            binder: Binder {
+                rest: rest.clone(),
+                claims: sources.claims.clone(),
+                volumes: sources.volumes.clone(),
+            },
+            rest,
+            recorder,
+            state: Mutex::new(state),
+            wake: Notify::new(),
+        };
+        let scheduler = Scheduler { shared: Arc::new(shared) };
+        scheduler.subscribe(sources);
+        scheduler
+    }
+
+    fn subscribe(&self, sources: &Sources) {
         let this = self.clone();
-        budgets.on_event(move |event| {
+        sources.budgets.on_event(move |event| {
             let budget = event.object();
             let mut state = this.state();
             if matches!(event, Event::Deleted(_)) {
@@ -94,11 +148,19 @@ impl Scheduler {
             }
         });
         let this = self.clone();
-        pods.on_event(move |event| this.pod_changed(event));
+        sources.pods.on_event(move |event| this.pod_changed(event));
         let this = self.clone();
-        nodes.on_event(move |event| this.node_changed(event));
+        sources.nodes.on_event(move |event| this.node_changed(event));
         let this = self.clone();
-        namespaces.on_event(move |event| {
+        sources.claims.on_event(move |_| this.storage_changed());
+        let this = self.clone();
+        sources.volumes.on_event(move |_| this.storage_changed());
+        let this = self.clone();
+        sources.classes.on_event(move |_| this.storage_changed());
+        let this = self.clone();
+        sources.csi_nodes.on_event(move |_| this.storage_changed());
+        let this = self.clone();
+        sources.namespaces.on_event(move |event| {
             let meta = event.object().meta();
             let mut state = this.state();
             if matches!(event, Event::Deleted(_)) {
@@ -112,11 +174,16 @@ impl Scheduler {
     /// Schedules until `stop`.
     pub(crate) async fn run(self, stop: CancellationToken) {
         let mut in_flight: FuturesUnordered<BoxFuture<'_, ()>> = FuturesUnordered::new();
+        // Apart, so that no number of slow volumes holds up other pods.
+        let mut volumes: FuturesUnordered<BoxFuture<'_, ()>> = FuturesUnordered::new();
         loop {
             let woken = self.shared.wake.notified();
             let mut idle = false;
             while in_flight.len() < IN_FLIGHT_MAX {
                 match self.next_task() {
+                    Some(task @ Task::BindVolumes { .. }) => {
+                        volumes.push(self.perform(task).boxed());
+                    }
                     Some(task) => in_flight.push(self.perform(task).boxed()),
                     None => {
                         idle = true;
@@ -129,6 +196,7 @@ impl Scheduler {
             tokio::select! {
                 () = stop.cancelled() => return,
                 Some(()) = in_flight.next() => {}
+                Some(()) = volumes.next() => {}
                 () = woken, if idle => {}
                 () = tokio::time::sleep_until(due), if idle => {}
             }
@@ -145,8 +213,16 @@ impl Scheduler {
         let turn = state.turn;
         match decide(&mut state.cache, &info, turn) {
             Decision::Node(node) => {
+                let bindings = match pod.spec.volumes.is_empty() {
+                    true => Vec::new(),
+                    false => bindings(&state.cache, &info, &node),
+                };
                 state.cache.place(&pod, &node);
-                Some(Task::Bind { pod, node })
+                if bindings.is_empty() {
+                    return Some(Task::Bind { pod, node });
+                }
+                state.reserve(&bindings, &node);
+                Some(Task::BindVolumes { pod, node, bindings })
             }
             Decision::Unschedulable(failure) => {
                 let outcome = preempt(&mut state.cache, &info, &failure, turn);
@@ -165,6 +241,20 @@ impl Scheduler {
     async fn perform(&self, task: Task) {
         match task {
             Task::Bind { pod, node } => self.bind(&pod, &node).await,
+            Task::BindVolumes { pod, node, bindings } => {
+                let outcome = self.shared.binder.bind(&bindings, &node).await;
+                self.state().unreserve(&bindings);
+                match outcome {
+                    Ok(()) => self.bind(&pod, &node).await,
+                    Err(err) => {
+                        self.give_back(&pod.metadata.key(), false);
+                        let message = format!(
+                            "running PreBind plugin \"VolumeBinding\": binding volumes: {err}"
+                        );
+                        self.fail(&pod, "SchedulerError", &message, Promise::Keep).await;
+                    }
+                }
+            }
             Task::Report { pod, message, promise } => {
                 self.report(&pod, &message, promise).await;
             }
@@ -378,6 +468,11 @@ impl Scheduler {
         }
         let (active, backoff, unschedulable) = state.queue.lengths();
         tracing::trace!(node = node.metadata.name, active, backoff, unschedulable, "Node changed");
+    }
+
+    fn storage_changed(&self) {
+        let mut state = self.state();
+        self.changed(&mut state, Change::Storage);
     }
 
     fn changed(&self, state: &mut State, change: Change) {

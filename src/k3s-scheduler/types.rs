@@ -47,6 +47,78 @@ pub(crate) struct PodSpec {
     #[serde(deserialize_with = "null_default")]
     pub(crate) overhead: Amounts,
     pub(crate) host_network: bool,
+    #[serde(deserialize_with = "null_default")]
+    pub(crate) volumes: Vec<PodVolume>,
+}
+
+/// A volume of a pod: only what placement depends on.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(from = "PodVolumeWire")]
+pub(crate) struct PodVolume {
+    name: String,
+    claim: Option<String>,
+    /// The claim is made for the pod and goes with it.
+    pub(crate) ephemeral: bool,
+    pub(crate) disk: Option<Disk>,
+}
+
+/// A disk that one pod may write or many may read.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Disk {
+    identity: String,
+    read_only: bool,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+struct PodVolumeWire {
+    name: String,
+    persistent_volume_claim: Option<ClaimSource>,
+    ephemeral: Option<serde::de::IgnoredAny>,
+    gce_persistent_disk: Option<Value>,
+    aws_elastic_block_store: Option<Value>,
+    iscsi: Option<Value>,
+    rbd: Option<Value>,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+struct ClaimSource {
+    claim_name: String,
+}
+
+impl From<PodVolumeWire> for PodVolume {
+    fn from(wire: PodVolumeWire) -> Self {
+        let disk = |kind: &str, source: &Option<Value>, fields: &[&str]| {
+            let source = source.as_ref()?;
+            let parts: Vec<String> = fields.iter().map(|it| source[*it].to_string()).collect();
+            // A block store of AWS is never shared, not even by readers.
+            let read_only = kind != "aws" && source["readOnly"] == true;
+            Some(Disk { identity: format!("{kind} {}", parts.join(" ")), read_only })
+        };
+        PodVolume {
+            disk: disk("gce", &wire.gce_persistent_disk, &["pdName"])
+                .or_else(|| disk("aws", &wire.aws_elastic_block_store, &["volumeID"]))
+                .or_else(|| disk("iscsi", &wire.iscsi, &["iqn"]))
+                .or_else(|| disk("rbd", &wire.rbd, &["monitors", "pool", "image"])),
+            ephemeral: wire.ephemeral.is_some(),
+            claim: wire.persistent_volume_claim.map(|it| it.claim_name),
+            name: wire.name,
+        }
+    }
+}
+
+impl PodVolume {
+    /// The name of its claim, where it has one.
+    pub(crate) fn claim_name(&self, pod: &str) -> Option<String> {
+        if self.ephemeral { Some(format!("{pod}-{}", self.name)) } else { self.claim.clone() }
+    }
+}
+
+impl Disk {
+    pub(crate) fn clashes(&self, other: &Disk) -> bool {
+        self.identity == other.identity && !(self.read_only && other.read_only)
+    }
 }
 
 #[derive(Clone, Debug, Default, Deserialize)]
@@ -398,13 +470,15 @@ impl Pod {
 
 /// An amount in whole units, or in thousandths for `cpu`; nonsense counts as nothing.
 pub(crate) fn amount(name: &str, value: &Value) -> i64 {
+    let quantity = quantity(value);
+    if name == "cpu" { quantity.milli_value() } else { quantity.value() }
+}
+
+/// A quantity as written; nonsense counts as nothing.
+pub(crate) fn quantity(value: &Value) -> Quantity {
     let text = match value {
         Value::String(text) => text.clone(),
         other => other.to_string(),
     };
-    match Quantity::parse(&text) {
-        Ok(quantity) if name == "cpu" => quantity.milli_value(),
-        Ok(quantity) => quantity.value(),
-        Err(_) => 0,
-    }
+    Quantity::parse(&text).unwrap_or(Quantity::ZERO)
 }

@@ -9,6 +9,8 @@ mod node_affinity;
 mod node_basics;
 mod node_resources;
 mod topology_spread;
+mod volume_binding;
+mod volume_rules;
 
 use crate::{
     cache::{Cache, NodeInfo, PodInfo},
@@ -22,7 +24,9 @@ pub(crate) use self::{
     inter_pod_affinity::NAME as INTER_POD_AFFINITY, node_affinity::NAME as NODE_AFFINITY,
     node_basics::NODE_NAME, node_basics::NODE_PORTS, node_basics::NODE_UNSCHEDULABLE,
     node_basics::TAINT_TOLERATION, node_resources::FIT,
-    topology_spread::NAME as POD_TOPOLOGY_SPREAD,
+    topology_spread::NAME as POD_TOPOLOGY_SPREAD, volume_binding::Binding,
+    volume_binding::NAME as VOLUME_BINDING, volume_rules::LIMITS as NODE_VOLUME_LIMITS,
+    volume_rules::RESTRICTIONS as VOLUME_RESTRICTIONS, volume_rules::ZONE as VOLUME_ZONE,
 };
 
 /// One plugin.
@@ -36,6 +40,7 @@ pub(crate) struct Plugin {
 pub(crate) struct Prepared<'a> {
     pub(crate) spread: topology_spread::Counts<'a>,
     pub(crate) affinity: inter_pod_affinity::Counts,
+    pub(crate) volumes: volume_binding::PodVolumes,
 }
 
 impl<'a> Prepared<'a> {
@@ -43,6 +48,7 @@ impl<'a> Prepared<'a> {
         Prepared {
             spread: topology_spread::Counts::new(cache, info),
             affinity: inter_pod_affinity::Counts::new(cache, info),
+            volumes: volume_binding::PodVolumes::new(cache, info),
         }
     }
 }
@@ -68,6 +74,10 @@ pub(crate) static PLUGINS: &[Plugin] = &[
     filter(node_basics::ports),
     both(node_resources::fit, node_resources::least_allocated, 1),
     score(node_resources::balanced, 1),
+    filter(volume_rules::restrictions),
+    filter(volume_rules::limits),
+    filter(volume_binding::filter),
+    filter(volume_rules::zone),
     both(topology_spread::filter, topology_spread::score, 2),
     both(inter_pod_affinity::filter, inter_pod_affinity::score, 2),
     score(image_locality::score, 1),

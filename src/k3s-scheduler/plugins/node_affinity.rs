@@ -32,7 +32,7 @@ pub(super) fn matches(pod: &Pod, node: &Node) -> bool {
 }
 
 /// Every expression holds; a term without any matches nothing.
-fn term_matches(term: &NodeTerm, node: &Node) -> bool {
+pub(super) fn term_matches(term: &NodeTerm, node: &Node) -> bool {
     if term.match_expressions.is_empty() && term.match_fields.is_empty() {
         return false;
     }
