@@ -86,6 +86,25 @@ pub(crate) async fn discover(rest: &Rest) -> Result<Discovery> {
     Ok(discovery)
 }
 
+/// The resources of one group version; none when the server does not have it.
+pub(crate) async fn group_version(
+    rest: &Rest,
+    group: &str,
+    version: &str,
+) -> Result<Vec<Discovered>> {
+    let path = match group {
+        "" => format!("/api/{version}"),
+        _ => format!("/apis/{group}/{version}"),
+    };
+    let mut discovery = Discovery { found: Vec::new(), failed: Vec::new() };
+    match rest.get_path(&path).await {
+        Ok(resources) => discovery.add(group, version, resources),
+        Err(err) if client::is_not_found(&err) => {}
+        Err(err) => return Err(err).with_context(|| format!("discovering {group}/{version}")),
+    }
+    Ok(discovery.found)
+}
+
 impl Discovery {
     /// The first version that has a resource is the one that counts.
     fn add(&mut self, group: &str, version: &str, resources: Resources) {

@@ -96,6 +96,15 @@ pub struct Args {
     /// Cluster domain
     #[arg(long, default_value = "cluster.local")]
     pub cluster_domain: String,
+    /// Folder of manifests to apply; none without
+    #[arg(long)]
+    pub manifests_dir: Option<PathBuf>,
+    /// Kubeconfig to apply manifests with, instead of the common one
+    #[arg(long)]
+    pub manifests_kubeconfig: Option<PathBuf>,
+    /// Manifests that are deleted, with their objects, instead of applied
+    #[arg(long, value_delimiter = ',')]
+    pub disabled_addons: Vec<String>,
     /// How long a node may be silent before it is called unhealthy
     #[arg(long, default_value = "50s", value_parser = parse_duration)]
     pub node_monitor_grace_period: std::time::Duration,

@@ -12,6 +12,7 @@ mod components;
 mod containerd;
 mod control;
 mod images;
+mod manifests;
 mod renewal;
 mod role;
 mod runtime;

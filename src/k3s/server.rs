@@ -22,7 +22,7 @@ use crate::bus::{self, Bus};
 use crate::runtime::{self, Runtime};
 use crate::settings::Server;
 use crate::units::Units;
-use crate::{control, renewal, role, trust};
+use crate::{control, manifests, renewal, role, trust};
 
 /// The role takes its bus name late: it may start the bus itself.
 pub(crate) static COMPONENT: Component = Component { name: "k3s-server", bus: "" };
@@ -49,6 +49,7 @@ pub(crate) async fn run(cx: Context, server: Server) -> Result<()> {
     let mut backend = Backend::open(all).await?;
     trust::prepare(&server, Timestamp::now().as_second())?;
     control::publish(&server)?;
+    manifests::stage(&server)?;
     backend.start(&server.node.paths).await?;
     let mut tasks = JoinSet::new();
     tasks.spawn(renew(cx.stop.clone(), server.clone()));

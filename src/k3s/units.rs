@@ -196,10 +196,16 @@ impl Units {
             ("cluster-cidr", server.node.cluster_cidr.to_string().into()),
             ("service-cluster-ip-range", server.service_cidr.to_string().into()),
             ("cluster-domain", server.node.cluster_domain.clone().into()),
+            ("manifests-dir", paths.server("manifests").into_os_string()),
+            ("manifests-kubeconfig", paths.server("cred/supervisor.kubeconfig").into_os_string()),
         ]);
         if !server.args.disables("coredns") {
             let address = server.node.cluster_dns.to_string();
             unit.args.extend(flags([("cluster-dns", address.into())]));
+        }
+        if !server.args.disable.is_empty() {
+            let names = server.args.disable.join(",");
+            unit.args.extend(flags([("disabled-addons", names.into())]));
         }
         unit.args.extend(extra(&server.args.kube_controller_manager_arg));
         unit.sockets = vec![Socket::new("https", loopback(10257))];

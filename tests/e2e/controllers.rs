@@ -13,6 +13,8 @@ pub(super) const STEPS: &[Step] = &[
     ("a Job's policies end it early", job_policies),
     ("claims go with their StatefulSet where that is asked for", claim_retention),
     ("a pod of high priority displaces one of low priority", preemption),
+    ("a claim gets a local volume, which goes with the claim", local_path),
+    ("a manifest in the folder is applied, changed and pruned", addons),
 ];
 
 /// An Indexed Job whose pods fail for index 1.
@@ -150,4 +152,72 @@ spec:
     ensure!(events.contains("pod/victim"), "no event says so: {events}");
     kubectl(&["delete", "pod", "winner"])?;
     kubectl(&["delete", "priorityclass", "e2e-low", "e2e-high"]).map(drop)
+}
+
+fn local_path(cluster: &mut Cluster) -> Result<()> {
+    cluster.wait("the storage class", PATIENCE, || {
+        Ok(kubectl(&["get", "storageclass", "local-path"]).is_ok())
+    })?;
+    apply(&format!(
+        r#"
+apiVersion: v1
+kind: PersistentVolumeClaim
+metadata: {{ name: stored }}
+spec:
+  accessModes: [ReadWriteOnce]
+  resources: {{ requests: {{ storage: 1Mi }} }}
+---
+apiVersion: v1
+kind: Pod
+metadata: {{ name: writer }}
+spec:
+  terminationGracePeriodSeconds: 0
+  securityContext: {{ runAsUser: 1000 }}
+  containers:
+  - name: c
+    image: {IMAGE}
+    command: [sh, -c, 'echo kept > /data/file; sleep 100000']
+    volumeMounts: [{{ name: data, mountPath: /data }}]
+  volumes: [{{ name: data, persistentVolumeClaim: {{ claimName: stored }} }}]
+"#
+    ))?;
+    kubectl(&["wait", "pod/writer", "--for=condition=Ready", "--timeout=60s"])?;
+    let volume = get("pvc/stored", ".spec.volumeName")?;
+    let path = get(&format!("pv/{volume}"), ".spec.local.path")?;
+    ensure!(path.starts_with("/var/lib/rancher/k3s/storage/pvc-"), "{path}");
+    let file = std::path::Path::new(&path).join("file");
+    cluster.wait("the file", PATIENCE, || Ok(std::fs::read_to_string(&file)? == "kept\n"))?;
+    kubectl(&["delete", "pod/writer", "pvc/stored"])?;
+    cluster.wait("the volume and its folder to go", PATIENCE, || {
+        kubectl_fails(&["get", "pv", &volume])?;
+        Ok(!std::path::Path::new(&path).exists())
+    })
+}
+
+fn addons(cluster: &mut Cluster) -> Result<()> {
+    let folder = std::path::Path::new("/var/lib/rancher/k3s/server/manifests");
+    let map = |name: &str, value: &str| {
+        format!(
+            "apiVersion: v1\nkind: ConfigMap\nmetadata: {{ name: {name} }}\ndata: {{ k: {value} }}\n"
+        )
+    };
+    let file = folder.join("own.yaml");
+    std::fs::write(&file, format!("{}---\n{}", map("own-a", "one"), map("own-b", "one")))?;
+    cluster.wait("both objects", PATIENCE, || {
+        Ok(get("configmap/own-a", ".data.k")? == "one"
+            && get("configmap/own-b", ".data.k")? == "one")
+    })?;
+    std::fs::write(&file, "kind: {")?;
+    cluster.wait("the event of the broken file", PATIENCE, || {
+        let selector = "--field-selector=reason=ParseManifestFailed";
+        Ok(kubectl(&["get", "events", "-n", "kube-system", selector])?.contains("addon/own"))
+    })?;
+    ensure!(get("configmap/own-a", ".data.k")? == "one", "a broken file changes nothing");
+    std::fs::write(&file, map("own-a", "two"))?;
+    cluster.wait("the change, and the other object to go", PATIENCE, || {
+        kubectl_fails(&["get", "configmap", "own-b"])?;
+        Ok(get("configmap/own-a", ".data.k")? == "two")
+    })?;
+    std::fs::remove_file(&file)?;
+    kubectl(&["delete", "configmap", "own-a"]).map(drop)
 }

@@ -226,8 +226,8 @@ fn own(items: &mut Vec<Item>) {
     let all: Vec<&'static str> = CONTROLLER_ROLES
         .iter()
         .flat_map(|role| role.rules.iter().copied())
-        // The cluster DNS Service is made by a controller of ours.
-        .chain(["core services create,patch"])
+        // Controllers of ours make the cluster DNS Service and read the local-path configuration.
+        .chain(["core services create,patch", "core configmaps get"])
         .collect();
     items.push(role("system:k3s-controller-manager", parse(&all)));
     items.push(own_binding(

@@ -1,5 +1,6 @@
 //! The table of controllers, in upstream's names.
 
+mod addon;
 mod certificates;
 mod clusterrole_aggregation;
 mod cronjob;
@@ -12,6 +13,7 @@ mod endpointslice;
 mod endpointslice_mirroring;
 mod garbagecollector;
 mod job;
+mod local_path;
 mod namespace;
 mod nodeipam;
 mod nodelifecycle;
@@ -81,4 +83,6 @@ pub(crate) static CONTROLLERS: &[Controller] = &[
         start: persistentvolume::start_volume_protection,
     },
     Controller { name: "cluster-dns-controller", start: dns::start },
+    Controller { name: "addon-controller", start: addon::start },
+    Controller { name: "local-path-provisioner", start: local_path::start },
 ];

@@ -1,6 +1,6 @@
 //! Persistent volumes and claims, and `storage.k8s.io`.
 
-use client::{Meta, null_default};
+use client::{Labels, Meta, null_default};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
@@ -74,6 +74,23 @@ pub(crate) struct VolumeSpec {
     pub volume_attributes_class_name: Option<String>,
     pub volume_mode: Option<String>,
     pub node_affinity: Option<Box<Value>>,
+    pub local: Option<PathSource>,
+    pub host_path: Option<PathSource>,
+}
+
+/// A path on a node.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+pub(crate) struct PathSource {
+    pub path: String,
+}
+
+impl VolumeSpec {
+    /// The path on its node, for a volume that is one.
+    pub(crate) fn path(&self) -> Option<&str> {
+        let source = self.local.as_ref().or(self.host_path.as_ref())?;
+        Some(&source.path)
+    }
 }
 
 /// The claim that a volume is bound to, or kept for.
@@ -100,4 +117,7 @@ pub(crate) struct StorageClass {
     pub metadata: Meta,
     pub provisioner: String,
     pub volume_binding_mode: String,
+    pub reclaim_policy: String,
+    #[serde(deserialize_with = "null_default")]
+    pub parameters: Labels,
 }

@@ -186,7 +186,6 @@ static MISSING: &[Missing] = {
         missing(Server, "kube-cloud-controller-manager-arg", List, Warned, NO_CLOUD),
         missing(Server, "disable-cloud-controller", Nothing, Granted, NO_CLOUD),
         missing(Server, "disable-network-policy", Nothing, Granted, "nothing acts on network policies"),
-        missing(Server, "default-local-storage-path", Value, Warned, "there is no local-path provisioner"),
         missing(Server, "system-default-registry", Value, Warned, "no system image is pulled").env("K3S_SYSTEM_DEFAULT_REGISTRY"),
         missing(Server, "embedded-registry", Nothing, Refused, "images are not shared between nodes"),
         // Security.

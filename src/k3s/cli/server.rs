@@ -70,7 +70,11 @@ pub(crate) struct ServerArgs {
     /// An etcd to use in place of the built-in store: `http://host:2379` or `unix:///path`.
     #[arg(long, env = "K3S_DATASTORE_ENDPOINT")]
     pub(crate) datastore_endpoint: Option<String>,
-    /// Parts not to run: coredns; traefik, servicelb and the like are not there in any case.
+    /// Folder for local volumes on every node; `storage` in the data folder by default.
+    #[arg(long)]
+    pub(crate) default_local_storage_path: Option<PathBuf>,
+    /// Parts not to run: coredns, local-storage or the name of a manifest; traefik and the like are
+    /// not there in any case.
     #[arg(long, alias = "no-deploy", value_delimiter = ',')]
     pub(crate) disable: Vec<String>,
     /// Do not run the scheduler.

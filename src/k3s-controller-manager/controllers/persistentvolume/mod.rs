@@ -87,10 +87,11 @@ fn subscribe(cx: &Cx, claims: &WorkQueue<Key>, volumes: &WorkQueue<Key>) {
 async fn sync_claim(cx: &Cx, key: &Key) -> Result<Action> {
     let Some(claim) = cx.caches.claims.lister().get(key) else { return Ok(Action::Done) };
     let class = cx.caches.storage_classes.lister().get(&Key::cluster(claim.class()));
-    let waits = class.as_ref().is_some_and(|it| it.volume_binding_mode == "WaitForFirstConsumer")
-        && claim.metadata.annotation(SELECTED_NODE).is_none();
+    // The scheduler chooses the volume, or the node for which one is made.
+    let delays = class.as_ref().is_some_and(|it| it.volume_binding_mode == "WaitForFirstConsumer");
+    let waits = delays && claim.metadata.annotation(SELECTED_NODE).is_none();
     let volumes = cx.caches.volumes.lister();
-    match plan::claim(&claim, &volumes.list(), waits) {
+    match plan::claim(&claim, &volumes.list(), delays) {
         ClaimStep::Bind(name) => {
             let Some(volume) = volumes.get(&Key::cluster(name)) else { return Ok(Action::Done) };
             bind(cx, &claim, &volume).await?;
