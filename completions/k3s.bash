@@ -689,7 +689,7 @@ _k3s() {
             return 0
             ;;
         k3s__subcmd__controller__subcmd__manager)
-            opts="-h -V --kubeconfig --service-account-private-key-file --root-ca-file --cluster-cidr --service-cluster-ip-range --allocate-node-cidrs --node-cidr-mask-size --cluster-signing-cert-file --cluster-signing-key-file --cluster-signing-kube-apiserver-client-cert-file --cluster-signing-kube-apiserver-client-key-file --cluster-signing-kubelet-client-cert-file --cluster-signing-kubelet-client-key-file --cluster-signing-kubelet-serving-cert-file --cluster-signing-kubelet-serving-key-file --cluster-signing-legacy-unknown-cert-file --cluster-signing-legacy-unknown-key-file --cluster-signing-duration --controllers --cluster-dns --cluster-domain --node-monitor-grace-period --terminated-pod-gc-threshold --bind-address --secure-port --tls-cert-file --tls-private-key-file --help --version"
+            opts="-h -V --kubeconfig --service-account-private-key-file --root-ca-file --cluster-cidr --service-cluster-ip-range --allocate-node-cidrs --node-cidr-mask-size --cluster-signing-cert-file --cluster-signing-key-file --cluster-signing-kube-apiserver-client-cert-file --cluster-signing-kube-apiserver-client-key-file --cluster-signing-kubelet-client-cert-file --cluster-signing-kubelet-client-key-file --cluster-signing-kubelet-serving-cert-file --cluster-signing-kubelet-serving-key-file --cluster-signing-legacy-unknown-cert-file --cluster-signing-legacy-unknown-key-file --cluster-signing-duration --controllers --cluster-dns --cluster-domain --manifests-dir --manifests-kubeconfig --disabled-addons --node-monitor-grace-period --terminated-pod-gc-threshold --bind-address --secure-port --tls-cert-file --tls-private-key-file --help --version"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -776,6 +776,18 @@ _k3s() {
                     return 0
                     ;;
                 --cluster-domain)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --manifests-dir)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --manifests-kubeconfig)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --disabled-addons)
                     COMPREPLY=($(compgen -f "${cur}"))
                     return 0
                     ;;
@@ -1199,7 +1211,7 @@ _k3s() {
             return 0
             ;;
         k3s__subcmd__server)
-            opts="-c -v -d -s -t -i -o -l -h --config --debug --data-dir --bind-address --server --token --token-file --cluster-secret --node-name --with-node-id --node-label --node-taint --node-ip --flannel-iface --lb-server-port --disable-apiserver-lb --container-runtime-endpoint --pause-image --snapshotter --nonroot-devices --resolv-conf --kubelet-arg --kube-proxy-arg --disable-kube-proxy --https-listen-port --advertise-address --tls-san --cluster-cidr --service-cidr --service-node-port-range --cluster-dns --cluster-domain --flannel-backend --no-flannel --write-kubeconfig --write-kubeconfig-mode --write-kubeconfig-group --agent-token --agent-token-file --kube-apiserver-arg --kube-controller-manager-arg --kube-scheduler-arg --datastore-endpoint --disable --disable-scheduler --disable-controller-manager --disable-agent --vmodule --log --alsologtostderr --cluster-init --cluster-reset --cluster-reset-restore-path --datastore-cafile --datastore-certfile --datastore-keyfile --etcd-arg --etcd-expose-metrics --disable-apiserver --disable-etcd --etcd-disable-snapshots --etcd-snapshot-schedule-cron --etcd-snapshot-name --etcd-snapshot-retention --etcd-snapshot-dir --etcd-snapshot-compress --etcd-s3 --etcd-s3-endpoint --etcd-s3-endpoint-ca --etcd-s3-skip-ssl-verify --etcd-s3-access-key --etcd-s3-secret-key --etcd-s3-bucket --etcd-s3-region --etcd-s3-folder --etcd-s3-proxy --etcd-s3-config-secret --etcd-s3-insecure --etcd-s3-timeout --advertise-port --tls-san-security --egress-selector-mode --supervisor-metrics --enable-pprof --vpn-auth --vpn-auth-file --flannel-ipv6-masq --flannel-external-ip --flannel-conf --flannel-cni-conf --servicelb-namespace --helm-job-image --helm-controller-arg --disable-helm-controller --kube-cloud-controller-manager-arg --disable-cloud-controller --disable-network-policy --default-local-storage-path --system-default-registry --embedded-registry --secrets-encryption --secrets-encryption-provider --selinux --protect-kernel-defaults --rootless --node-external-ip --node-internal-dns --node-external-dns --image-service-endpoint --default-runtime --docker --disable-default-registry-endpoint --private-registry --airgap-extra-registry --image-credential-provider-bin-dir --image-credential-provider-config --prefer-bundled-bin --help"
+            opts="-c -v -d -s -t -i -o -l -h --config --debug --data-dir --bind-address --server --token --token-file --cluster-secret --node-name --with-node-id --node-label --node-taint --node-ip --flannel-iface --lb-server-port --disable-apiserver-lb --container-runtime-endpoint --pause-image --snapshotter --nonroot-devices --resolv-conf --kubelet-arg --kube-proxy-arg --disable-kube-proxy --https-listen-port --advertise-address --tls-san --cluster-cidr --service-cidr --service-node-port-range --cluster-dns --cluster-domain --flannel-backend --no-flannel --write-kubeconfig --write-kubeconfig-mode --write-kubeconfig-group --agent-token --agent-token-file --kube-apiserver-arg --kube-controller-manager-arg --kube-scheduler-arg --datastore-endpoint --default-local-storage-path --disable --disable-scheduler --disable-controller-manager --disable-agent --vmodule --log --alsologtostderr --cluster-init --cluster-reset --cluster-reset-restore-path --datastore-cafile --datastore-certfile --datastore-keyfile --etcd-arg --etcd-expose-metrics --disable-apiserver --disable-etcd --etcd-disable-snapshots --etcd-snapshot-schedule-cron --etcd-snapshot-name --etcd-snapshot-retention --etcd-snapshot-dir --etcd-snapshot-compress --etcd-s3 --etcd-s3-endpoint --etcd-s3-endpoint-ca --etcd-s3-skip-ssl-verify --etcd-s3-access-key --etcd-s3-secret-key --etcd-s3-bucket --etcd-s3-region --etcd-s3-folder --etcd-s3-proxy --etcd-s3-config-secret --etcd-s3-insecure --etcd-s3-timeout --advertise-port --tls-san-security --egress-selector-mode --supervisor-metrics --enable-pprof --vpn-auth --vpn-auth-file --flannel-ipv6-masq --flannel-external-ip --flannel-conf --flannel-cni-conf --servicelb-namespace --helm-job-image --helm-controller-arg --disable-helm-controller --kube-cloud-controller-manager-arg --disable-cloud-controller --disable-network-policy --system-default-registry --embedded-registry --secrets-encryption --secrets-encryption-provider --selinux --protect-kernel-defaults --rootless --node-external-ip --node-internal-dns --node-external-dns --image-service-endpoint --default-runtime --docker --disable-default-registry-endpoint --private-registry --airgap-extra-registry --image-credential-provider-bin-dir --image-credential-provider-config --prefer-bundled-bin --help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -1402,6 +1414,10 @@ _k3s() {
                     return 0
                     ;;
                 --datastore-endpoint)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --default-local-storage-path)
                     COMPREPLY=($(compgen -f "${cur}"))
                     return 0
                     ;;
@@ -1623,10 +1639,6 @@ _k3s() {
                     ;;
                 --disable-network-policy)
                     COMPREPLY=($(compgen -W "true false" -- "${cur}"))
-                    return 0
-                    ;;
-                --default-local-storage-path)
-                    COMPREPLY=($(compgen -f "${cur}"))
                     return 0
                     ;;
                 --system-default-registry)

@@ -153,7 +153,8 @@ complete -c k3s -n "__fish_k3s_using_subcommand server" -l kube-apiserver-arg -d
 complete -c k3s -n "__fish_k3s_using_subcommand server" -l kube-controller-manager-arg -d 'Flags for the controller manager, `key=value`' -r
 complete -c k3s -n "__fish_k3s_using_subcommand server" -l kube-scheduler-arg -d 'Flags for the scheduler, `key=value`' -r
 complete -c k3s -n "__fish_k3s_using_subcommand server" -l datastore-endpoint -d 'An etcd to use in place of the built-in store: `http://host:2379` or `unix:///path`' -r
-complete -c k3s -n "__fish_k3s_using_subcommand server" -l disable -d 'Parts not to run: coredns; traefik, servicelb and the like are not there in any case' -r
+complete -c k3s -n "__fish_k3s_using_subcommand server" -l default-local-storage-path -d 'Folder for local volumes on every node; `storage` in the data folder by default' -r -F
+complete -c k3s -n "__fish_k3s_using_subcommand server" -l disable -d 'Parts not to run: coredns, local-storage or the name of a manifest; traefik and the like are not there in any case' -r
 complete -c k3s -n "__fish_k3s_using_subcommand server" -l disable-scheduler -d 'Do not run the scheduler' -r -f -a "true\t''
 false\t''"
 complete -c k3s -n "__fish_k3s_using_subcommand server" -l disable-controller-manager -d 'Do not run the controller manager' -r -f -a "true\t''
@@ -229,7 +230,6 @@ complete -c k3s -n "__fish_k3s_using_subcommand server" -l disable-cloud-control
 false\t''"
 complete -c k3s -n "__fish_k3s_using_subcommand server" -l disable-network-policy -d 'Not available yet: nothing acts on network policies' -r -f -a "true\t''
 false\t''"
-complete -c k3s -n "__fish_k3s_using_subcommand server" -l default-local-storage-path -d 'Not available yet: there is no local-path provisioner' -r
 complete -c k3s -n "__fish_k3s_using_subcommand server" -l system-default-registry -d 'Not available yet: no system image is pulled' -r
 complete -c k3s -n "__fish_k3s_using_subcommand server" -l embedded-registry -d 'Not available yet: images are not shared between nodes' -r -f -a "true\t''
 false\t''"
@@ -395,6 +395,9 @@ complete -c k3s -n "__fish_k3s_using_subcommand controller-manager" -l cluster-s
 complete -c k3s -n "__fish_k3s_using_subcommand controller-manager" -l controllers -d 'Controllers to run: \'*\' all, \'foo\' that one, \'-foo\' not that one' -r
 complete -c k3s -n "__fish_k3s_using_subcommand controller-manager" -l cluster-dns -d 'Cluster DNS address; empty for no cluster DNS Service' -r
 complete -c k3s -n "__fish_k3s_using_subcommand controller-manager" -l cluster-domain -d 'Cluster domain' -r
+complete -c k3s -n "__fish_k3s_using_subcommand controller-manager" -l manifests-dir -d 'Folder of manifests to apply; none without' -r -F
+complete -c k3s -n "__fish_k3s_using_subcommand controller-manager" -l manifests-kubeconfig -d 'Kubeconfig to apply manifests with, instead of the common one' -r -F
+complete -c k3s -n "__fish_k3s_using_subcommand controller-manager" -l disabled-addons -d 'Manifests that are deleted, with their objects, instead of applied' -r
 complete -c k3s -n "__fish_k3s_using_subcommand controller-manager" -l node-monitor-grace-period -d 'How long a node may be silent before it is called unhealthy' -r
 complete -c k3s -n "__fish_k3s_using_subcommand controller-manager" -l terminated-pod-gc-threshold -d 'Terminated pods to keep before the oldest are deleted' -r
 complete -c k3s -n "__fish_k3s_using_subcommand controller-manager" -l bind-address -d 'Address to serve health and metrics on' -r
