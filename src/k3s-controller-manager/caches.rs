@@ -7,7 +7,7 @@ use serde::de::DeserializeOwned;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-use crate::controllers::{Quota, SigningRequest};
+use crate::controllers::{BootstrapToken, Quota, SigningRequest};
 use crate::types::{
     Partial,
     apps::{DaemonSet, Deployment, ReplicaSet, Revision, StatefulSet},
@@ -136,6 +136,7 @@ pub(crate) struct Caches {
     pub volumes: Reflector<Volume>,
     pub storage_classes: Reflector<StorageClass>,
     pub signing_requests: Reflector<SigningRequest>,
+    pub bootstrap_tokens: Reflector<BootstrapToken>,
     pub comings: Comings,
 }
 
@@ -192,6 +193,15 @@ impl Caches {
             volumes: all(client, &VOLUMES),
             storage_classes: all(client, &STORAGE_CLASSES),
             signing_requests: all(client, &SIGNING_REQUESTS),
+            bootstrap_tokens: Reflector::selecting(
+                client.clone(),
+                SECRETS.clone(),
+                Selection {
+                    namespace: "kube-system".into(),
+                    fields: "type=bootstrap.kubernetes.io/token".into(),
+                    ..Selection::default()
+                },
+            ),
             comings: Comings::default(),
         }
     }
@@ -228,6 +238,7 @@ impl Caches {
             volumes,
             storage_classes,
             signing_requests,
+            bootstrap_tokens,
         );
     }
 
@@ -263,6 +274,7 @@ impl Caches {
             volumes,
             storage_classes,
             signing_requests,
+            bootstrap_tokens,
         );
     }
 }

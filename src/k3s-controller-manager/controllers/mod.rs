@@ -11,10 +11,12 @@ mod dns;
 mod endpoints;
 mod endpointslice;
 mod endpointslice_mirroring;
+mod ephemeral_volume;
 mod garbagecollector;
 mod job;
 mod local_path;
 mod namespace;
+mod node_ttl;
 mod nodeipam;
 mod nodelifecycle;
 mod persistentvolume;
@@ -23,11 +25,14 @@ mod replicaset;
 mod resourcequota;
 mod root_ca;
 mod serviceaccount;
+mod servicelb;
 mod statefulset;
+mod token_cleaner;
 mod ttl;
 
 pub(crate) use certificates::SigningRequest;
 pub(crate) use resourcequota::Quota;
+pub(crate) use token_cleaner::BootstrapToken;
 
 use crate::Controller;
 
@@ -82,6 +87,10 @@ pub(crate) static CONTROLLERS: &[Controller] = &[
         name: "persistentvolume-protection-controller",
         start: persistentvolume::start_volume_protection,
     },
+    Controller { name: "ephemeral-volume-controller", start: ephemeral_volume::start },
+    Controller { name: "ttl-controller", start: node_ttl::start },
+    Controller { name: "token-cleaner-controller", start: token_cleaner::start },
+    Controller { name: "servicelb-controller", start: servicelb::start },
     Controller { name: "cluster-dns-controller", start: dns::start },
     Controller { name: "addon-controller", start: addon::start },
     Controller { name: "local-path-provisioner", start: local_path::start },

@@ -41,9 +41,17 @@ pub(crate) struct PodSpec {
     pub overhead: Amounts,
     pub active_deadline_seconds: Option<i64>,
     pub priority_class_name: String,
-    /// The claims that its volumes name. Those of ephemeral volumes are not among them.
-    #[serde(rename = "volumes", deserialize_with = "claim_names")]
+    #[serde(deserialize_with = "pod_volumes")]
+    pub volumes: PodVolumes,
+}
+
+/// Of a pod's volumes only those with claims are kept.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct PodVolumes {
+    /// The claims that volumes name.
     pub claims: Vec<String>,
+    /// The names of volumes whose claims are made for the pod.
+    pub ephemeral: Vec<String>,
 }
 
 #[derive(Clone, Debug, Default, Deserialize)]
@@ -137,21 +145,26 @@ pub(crate) struct Terminated {
     pub finished_at: Option<Time>,
 }
 
-/// Of a pod's volumes only the names of claims are kept.
-fn claim_names<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Vec<String>, D::Error> {
+fn pod_volumes<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<PodVolumes, D::Error> {
     #[derive(Default, Deserialize)]
     #[serde(rename_all = "camelCase", default)]
     struct PodVolume {
+        name: String,
         persistent_volume_claim: Option<ClaimSource>,
+        ephemeral: Option<serde::de::IgnoredAny>,
     }
     #[derive(Default, Deserialize)]
     #[serde(rename_all = "camelCase", default)]
     struct ClaimSource {
         claim_name: String,
     }
-    let volumes: Vec<PodVolume> = null_default(deserializer)?;
-    let claims = volumes.into_iter().filter_map(|it| it.persistent_volume_claim);
-    Ok(claims.map(|it| it.claim_name).collect())
+    let all: Vec<PodVolume> = null_default(deserializer)?;
+    let mut volumes = PodVolumes::default();
+    for volume in all {
+        volumes.claims.extend(volume.persistent_volume_claim.map(|it| it.claim_name));
+        volumes.ephemeral.extend(volume.ephemeral.map(|_| volume.name));
+    }
+    Ok(volumes)
 }
 
 impl Pod {
@@ -239,6 +252,28 @@ impl From<ReplicationControllerWire> for ReplicationController {
 pub(crate) struct Service {
     pub metadata: Meta,
     pub spec: ServiceSpec,
+    pub status: ServiceStatus,
+}
+
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub(crate) struct ServiceStatus {
+    pub load_balancer: LoadBalancer,
+}
+
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+pub(crate) struct LoadBalancer {
+    #[serde(deserialize_with = "null_default")]
+    pub ingress: Vec<LoadBalancerIngress>,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub(crate) struct LoadBalancerIngress {
+    pub ip: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ip_mode: Option<String>,
 }
 
 #[derive(Clone, Debug, Default, Deserialize)]
@@ -256,6 +291,8 @@ pub(crate) struct ServiceSpec {
     pub ports: Vec<ServicePort>,
     pub publish_not_ready_addresses: bool,
     pub allocate_load_balancer_node_ports: Option<bool>,
+    pub load_balancer_class: Option<String>,
+    pub external_traffic_policy: String,
 }
 
 #[derive(Clone, Debug, Default, Deserialize)]
@@ -304,6 +341,16 @@ pub(crate) struct NodeSpec {
 pub(crate) struct NodeStatus {
     #[serde(deserialize_with = "null_default")]
     pub conditions: Vec<Condition>,
+    #[serde(deserialize_with = "null_default")]
+    pub addresses: Vec<NodeAddress>,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(default)]
+pub(crate) struct NodeAddress {
+    #[serde(rename = "type")]
+    pub kind: String,
+    pub address: String,
 }
 
 #[derive(Clone, Debug, Default, Deserialize)]

@@ -33,7 +33,7 @@ pub(crate) fn start_claim_protection(cx: &Cx) -> Running {
         if !gone && !pod.is_finished() {
             return;
         }
-        for name in &pod.spec.claims {
+        for name in &pod.spec.volumes.claims {
             filled.add(Key::new(&pod.metadata.namespace, name));
         }
         if claims.is_empty() {
@@ -83,7 +83,7 @@ pub(crate) fn start_volume_protection(cx: &Cx) -> Running {
 /// A pod without a node will not start any more once its claim is on its way out.
 fn uses(pod: &Pod, claim: &Claim) -> bool {
     let owned = claim.metadata.controller().is_some_and(|it| it.uid == pod.metadata.uid);
-    let named = pod.spec.claims.contains(&claim.metadata.name);
+    let named = pod.spec.volumes.claims.contains(&claim.metadata.name);
     (owned || named) && !pod.is_finished() && !pod.spec.node_name.is_empty()
 }
 
