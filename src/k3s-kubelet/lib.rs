@@ -5,6 +5,7 @@
 //! node's disks, or of other nodes. Invariant: stopping or killing this process never touches a
 //! running container, and starting it again takes over what runs.
 
+mod admission;
 mod cgroup;
 mod config;
 mod cri;

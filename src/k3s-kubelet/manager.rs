@@ -12,6 +12,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
+use crate::admission::{self, Rejection};
 use crate::cri::events::Event;
 use crate::pod::labels::{self, CONFIG_HASH, CONFIG_MIRROR, PodNames};
 use crate::pod::worker::{Message, View, Worker};
@@ -185,8 +186,17 @@ impl Manager {
         }
         let (sender, view) = watch::channel(View::default());
         let (inbox, messages) = mpsc::channel(INBOX);
-        let (worker, heard) =
+        let (mut worker, heard) =
             Worker::new(Arc::clone(&self.shared), Arc::clone(&pod), is_static, sender);
+        let judged = match admission::was_admitted(&pod) {
+            true => Ok(()),
+            false => admission::admit(&pod, &self.active(), &self.shared.allocatable),
+        };
+        if let Err(rejection) = judged {
+            let Rejection { reason, message } = &rejection;
+            tracing::warn!(pod = %pod.format(), reason, message, "Pod was rejected");
+            worker.reject(rejection);
+        }
         let stop = self.stop.clone();
         let id = uid.clone();
         self.workers.spawn(async move {
@@ -194,6 +204,20 @@ impl Manager {
             id
         });
         self.pods.with(|pods| pods.insert(uid, Known { pod, view, inbox, is_static }));
+    }
+
+    /// The pods that hold resources of the node.
+    fn active(&self) -> Vec<Arc<Pod>> {
+        let over = |phase: Option<&str>| matches!(phase, Some("Succeeded" | "Failed"));
+        let known = self.pods.list();
+        known
+            .into_iter()
+            .filter(|known| {
+                let told = known.pod.status.as_ref().and_then(|status| status.phase.as_deref());
+                !over(told) && !over(known.view.borrow().status.phase.as_deref())
+            })
+            .map(|known| known.pod)
+            .collect()
     }
 
     fn take_manifests(&mut self, manifests: Manifests) {

@@ -232,38 +232,51 @@ pub(crate) struct PodTotals {
 }
 
 pub(crate) fn pod_totals(pod: &Pod) -> PodTotals {
-    let Some(spec) = &pod.spec else { return PodTotals::default() };
-    let pick = |key: &str, of: &dyn Fn(Option<&ResourceRequirements>, &str) -> Option<i128>| {
-        if let Some(value) = of(spec.resources.as_ref(), key) {
-            return Some(value);
-        }
-        let (mut sidecars, mut peak, mut complete) = (0, 0, true);
-        for container in spec.init_containers.iter().flatten() {
-            let value = of(container.resources.as_ref(), key);
-            complete &= value.is_some();
-            let value = value.unwrap_or(0);
-            peak = peak.max(sidecars + value);
-            if container.restart_policy.as_deref() == Some("Always") {
-                sidecars += value;
-            }
-        }
-        let mut sum = sidecars;
-        for container in &spec.containers {
-            let value = of(container.resources.as_ref(), key);
-            complete &= value.is_some();
-            sum += value.unwrap_or(0);
-        }
-        let overhead = get(&spec.overhead, key).and_then(milli).unwrap_or(0);
-        Some(peak.max(sum) + overhead).filter(|_| complete)
-    };
-    let request_or_zero = |resources: Option<&ResourceRequirements>, key: &str| {
+    PodTotals {
+        cpu_request_milli: pod_request(pod, "cpu"),
+        cpu_limit_milli: total(pod, "cpu", limit),
+        memory_limit_bytes: total(pod, "memory", limit).map(bytes),
+    }
+}
+
+/// What the whole pod requests of a resource, in thousandths.
+pub(crate) fn pod_request(pod: &Pod, key: &str) -> i128 {
+    let or_zero = |resources: Option<&ResourceRequirements>, key: &str| {
         Some(request(resources, key).unwrap_or(0))
     };
-    PodTotals {
-        cpu_request_milli: pick("cpu", &request_or_zero).unwrap_or(0),
-        cpu_limit_milli: pick("cpu", &limit),
-        memory_limit_bytes: pick("memory", &limit).map(bytes),
+    total(pod, key, or_zero).unwrap_or(0)
+}
+
+/// The running sum, or the largest init step if that is more; `None` when a container has none.
+fn total(
+    pod: &Pod,
+    key: &str,
+    of: impl Fn(Option<&ResourceRequirements>, &str) -> Option<i128>,
+) -> Option<i128> {
+    let spec = pod.spec.as_ref()?;
+    if spec.resources.is_some()
+        && let Some(value) = of(spec.resources.as_ref(), key).filter(|value| *value != 0)
+    {
+        return Some(value);
     }
+    let (mut sidecars, mut peak, mut complete) = (0, 0, true);
+    for container in spec.init_containers.iter().flatten() {
+        let value = of(container.resources.as_ref(), key);
+        complete &= value.is_some();
+        let value = value.unwrap_or(0);
+        peak = peak.max(sidecars + value);
+        if container.restart_policy.as_deref() == Some("Always") {
+            sidecars += value;
+        }
+    }
+    let mut sum = sidecars;
+    for container in &spec.containers {
+        let value = of(container.resources.as_ref(), key);
+        complete &= value.is_some();
+        sum += value.unwrap_or(0);
+    }
+    let overhead = get(&spec.overhead, key).and_then(milli).unwrap_or(0);
+    Some(peak.max(sum) + overhead).filter(|_| complete)
 }
 
 #[cfg(test)]

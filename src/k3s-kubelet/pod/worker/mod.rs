@@ -27,6 +27,7 @@ use super::prepare::Inputs;
 use super::probe::{Finding, ProbeKind};
 use super::start::field_path;
 use super::state::{Ending, Life, Memory, Observed, Target, Waiting, age};
+use crate::admission::Rejection;
 use crate::cri::config::PodSandboxConfig;
 use crate::cri::rpc_error;
 use crate::shared::Shared;
@@ -167,6 +168,14 @@ impl Worker {
             view,
         };
         (worker, heard)
+    }
+
+    /// The node does not take the pod: it fails without having begun.
+    pub(crate) fn reject(&mut self, rejection: Rejection) {
+        let Rejection { reason, message } = rejection;
+        self.shared.event(&self.pod, "", EventType::Warning, &reason, message.clone());
+        let message = format!("Pod was rejected: {message}");
+        self.end(Ending::Failed { reason, message, grace_secs: 0 });
     }
 
     /// Runs until the pod is gone from runtime and source, or until `stop`, which leaves it running.
