@@ -400,6 +400,16 @@ fn kept(paths: &Paths) -> Option<Control> {
 
 #[cfg(test)]
 mod tests {
+    use clap::Parser as _;
+    use pki::{Authority, Leaf};
+    use rustls::ServerConfig;
+    use rustls::crypto::ring;
+    use rustls_pki_types::pem::PemObject as _;
+    use rustls_pki_types::{CertificateDer, PrivateKeyDer};
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    use tokio::net::TcpListener;
+    use tokio_rustls::TlsAcceptor;
+
     use super::*;
 
     fn tls(why: CertificateError) -> Failure {
@@ -438,6 +448,63 @@ mod tests {
         assert!(taken.to_string().contains("kubectl delete node n"), "{taken}");
         let other = forbidden("https://s", "n", &answer("no"));
         assert_eq!(other, Refusal::Other("https://s".into(), "no".into()));
+    }
+
+    /// A server that lives a year from now: its certificates are not valid yet.
+    async fn from_the_future(listener: TcpListener, folder: &Path) {
+        let now = Timestamp::now().as_second() + 365 * 86_400;
+        let (cert, key) = (folder.join("ca.crt"), folder.join("ca.key"));
+        let ca = Authority::ensure(&cert, &key, "k3s-server", now).unwrap();
+        let (cert, key) = (folder.join("s.crt"), folder.join("s.key"));
+        let ip = listener.local_addr().unwrap().ip();
+        let leaf = Leaf::server("kube-apiserver", Vec::new(), vec![ip]);
+        ca.ensure_leaf(&leaf, &cert, &key, now).unwrap();
+        let chain = CertificateDer::pem_file_iter(&cert).unwrap().map(Result::unwrap).collect();
+        let config = ServerConfig::builder_with_provider(Arc::new(ring::default_provider()))
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_no_client_auth()
+            .with_single_cert(chain, PrivateKeyDer::from_pem_file(&key).unwrap())
+            .unwrap();
+        let acceptor = TlsAcceptor::from(Arc::new(config));
+        let date = Timestamp::from_second(now).unwrap();
+        let date = jiff::fmt::rfc2822::DateTimePrinter::new().timestamp_to_rfc9110_string(&date);
+        let date = date.unwrap();
+        loop {
+            let (stream, _) = listener.accept().await.unwrap();
+            let Ok(mut stream) = acceptor.accept(stream).await else { continue };
+            let _ = stream.read(&mut [0; 4096]).await;
+            let body = ca.cert_pem();
+            let answer = format!(
+                "HTTP/1.1 200 OK\r\nDate: {date}\r\nContent-Length: {}\r\n\r\n{body}",
+                body.len()
+            );
+            stream.write_all(answer.as_bytes()).await.unwrap();
+            let _ = stream.shutdown().await;
+        }
+    }
+
+    #[tokio::test]
+    async fn a_wrong_clock_is_told_from_a_wrong_certificate() {
+        #[derive(clap::Parser)]
+        struct Command {
+            #[command(flatten)]
+            args: crate::cli::AgentArgs,
+        }
+        let folder = std::env::temp_dir().join(format!("k3s-clock-{}", std::process::id()));
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("--server=https://{}", listener.local_addr().unwrap());
+        let data = format!("--data-dir={}", folder.join("data").display());
+        let flags = ["agent", "--token=x", "--node-ip=192.0.2.1", "--node-name=n", &url, &data];
+        let agent = Agent::new(Command::parse_from(flags).args).unwrap();
+        let attempt = tokio::select! {
+            attempt = once(&agent, &agent.server) => attempt,
+            () = from_the_future(listener, &folder) => unreachable!("it serves for ever"),
+        };
+        let Err(Stop::Later(why)) = attempt else { panic!("{attempt:?}") };
+        assert!(why.contains("365 days behind") || why.contains("364 days behind"), "{why}");
+        assert!(why.contains("timedatectl set-ntp true"), "{why}");
+        fs::remove_dir_all(folder).unwrap();
     }
 
     #[test]
