@@ -97,8 +97,13 @@ fn run(command: Command, given: &Given) -> ExitCode {
             true => ExitCode::SUCCESS,
             false => ExitCode::FAILURE,
         }),
-        Command::SecretsEncrypt(_) => Err(not_yet("k3s secrets-encrypt")),
-        Command::EtcdSnapshot(_) => Err(not_yet("k3s etcd-snapshot")),
+        Command::SecretsEncrypt(_) => {
+            Err(not_yet("k3s secrets-encrypt", "Secrets are stored as they are; encrypt the disk"))
+        }
+        Command::EtcdSnapshot(_) => Err(not_yet(
+            "k3s etcd-snapshot",
+            "there is no embedded etcd; copy server/db with the server stopped",
+        )),
         Command::Completion { shell, install: true } => {
             tools::install_completion(shell).map(|()| ExitCode::SUCCESS)
         }
@@ -152,8 +157,8 @@ fn warnings(given: &Given) -> Result<Vec<String>, ConfigError> {
     missing::check(role).map_err(|err| located(err, &given.from_files))
 }
 
-fn not_yet(what: &str) -> anyhow::Error {
-    ConfigError(format!("{what} is not available yet")).into()
+fn not_yet(what: &str, why: &str) -> anyhow::Error {
+    ConfigError(format!("{what} is not available yet: {why}")).into()
 }
 
 /// Adds to each problem of a flag the place in the files that set it.

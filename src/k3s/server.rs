@@ -98,7 +98,7 @@ async fn own_name(cx: Context, bus: Bus) -> Result<()> {
 async fn renew(stop: CancellationToken, server: Server) -> Result<()> {
     let folders = vec![server.node.paths.tls(""), server.node.paths.agent("")];
     let leafs = trust::leafs(&server);
-    let again = || async { trust::prepare(&server, Timestamp::now().as_second()) };
+    let again = || async { trust::renew(&server, Timestamp::now().as_second()) };
     renewal::keep(stop, folders, leafs, again).await
 }
 

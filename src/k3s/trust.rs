@@ -35,6 +35,19 @@ fn node_clients(name: &str) -> [(&'static str, String, &'static str, &'static st
 
 /// Makes or completes everything a server's components authenticate with.
 pub(crate) fn prepare(server: &Server, now: i64) -> Result<()> {
+    let ca_pem = certificates(server, now)?;
+    tokens(server, given_token(server)?, &ca_pem)
+}
+
+/// The same while the server runs. What the token was at the start counts no more: it may have been
+/// rotated since.
+pub(crate) fn renew(server: &Server, now: i64) -> Result<()> {
+    let ca_pem = certificates(server, now)?;
+    tokens(server, None, &ca_pem)
+}
+
+/// Certificates and kubeconfigs; returns the bundle that clients trust.
+fn certificates(server: &Server, now: i64) -> Result<String> {
     let paths = &server.node.paths;
     let ensure_ca = |stem: &str| ca(paths, stem, now);
     let server_ca = ensure_ca("server")?;
@@ -57,10 +70,10 @@ pub(crate) fn prepare(server: &Server, now: i64) -> Result<()> {
     server_ca.ensure_leaf(&apiserver_leaf(server), &cert, &key, now)?;
     admin_kubeconfig(server, server_ca.cert_pem())?;
     node(&server.node, &server_ca, &client_ca, now)?;
-    tokens(server, server_ca.cert_pem())
+    Ok(server_ca.cert_pem().to_owned())
 }
 
-/// The leafs that [`prepare`] keeps.
+/// The leafs that [`prepare`] makes and [`renew`] keeps.
 pub(crate) fn leafs(server: &Server) -> Vec<PathBuf> {
     let paths = &server.node.paths;
     let clients = SERVER_CLIENTS.iter().map(|(stem, ..)| *stem);
@@ -141,10 +154,9 @@ fn apiserver_leaf(server: &Server) -> Leaf {
 
 /// The join secret: `server/token` in the secure form, `node-token` a link to it, and the password
 /// file that the API server checks agents with.
-fn tokens(server: &Server, ca_pem: &str) -> Result<()> {
+fn tokens(server: &Server, given: Option<String>, ca_pem: &str) -> Result<()> {
     let paths = &server.node.paths;
     let file = paths.server("token");
-    let given = given_token(server)?;
     let kept = match fs::read_to_string(&file) {
         Ok(text) => Some(token::password(text.trim()).to_owned()),
         Err(err) if err.kind() == std::io::ErrorKind::NotFound => None,

@@ -22,7 +22,7 @@ pub(super) const STEPS: &[Step] = &[
     ("an agent joins by its token and becomes Ready", join),
     ("a pod of an agent answers across the pod network and on a Service", pods),
     ("logs, exec, port-forward and metrics reach an agent that no server can dial", nat),
-    ("an agent fetches new certificates and goes on", renews),
+    ("an agent renews what its server gave it and goes on", renews),
     ("an agent's tunnel returns after the death of the API server", api_dies),
     ("an agent starts without its server, and comes back when that does", server_restarts),
     ("an agent that restarts keeps its pods", agent_restarts),
