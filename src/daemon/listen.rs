@@ -15,6 +15,9 @@ use rustix::net::{AddressFamily, SocketFlags, SocketType, sockopt};
 
 use crate::sys;
 
+/// Connections that wait while a process starts again; the kernel takes its own limit if lower.
+const BACKLOG: i32 = 4096;
+
 /// A socket that is ready to accept or to receive.
 #[derive(Debug)]
 pub enum Listener {
@@ -121,6 +124,7 @@ pub(crate) fn passed() -> Result<Vec<(String, Listener)>> {
 /// Binds and listens on a TCP address.
 pub fn bind_tcp(addr: SocketAddr) -> Result<Listener> {
     let listener = TcpListener::bind(addr).with_context(|| in_use(&addr.to_string()))?;
+    rustix::net::listen(&listener, BACKLOG)?;
     Ok(Listener::Tcp(listener).nonblocking()?)
 }
 
@@ -142,7 +146,7 @@ fn bind_foreseen(addr: SocketAddr, kind: SocketType) -> Result<Listener> {
         }
         rustix::net::bind(&fd, &addr)?;
         if kind == SocketType::STREAM {
-            rustix::net::listen(&fd, 128)?;
+            rustix::net::listen(&fd, BACKLOG)?;
         }
         Ok(fd)
     };

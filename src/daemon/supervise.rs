@@ -195,9 +195,9 @@ async fn keep(
                 );
             }
             Ended::Asked => continue,
-            Ended::Died | Ended::Refused => (),
+            Ended::Left | Ended::Died | Ended::Refused => (),
         }
-        if started.elapsed() > BACKOFF_RESET {
+        if matches!(ended, Ended::Left) || started.elapsed() > BACKOFF_RESET {
             backoff = BACKOFF_MIN;
         }
         tokio::select! { () = sleep(backoff) => (), () = stop.cancelled() => () }
@@ -211,6 +211,8 @@ async fn keep(
 
 enum Ended {
     Stopped,
+    /// It ended well, so somebody asked it to: that is no reason to wait.
+    Left,
     Died,
     Refused,
     Asked,
@@ -266,6 +268,11 @@ async fn attend(
 fn died(name: &str, status: std::io::Result<ExitStatus>, state: &watch::Sender<State>) -> Ended {
     let status = match status {
         Ok(status) if status.code() == Some(EX_CONFIG) => return Ended::Refused,
+        Ok(status) if status.success() => {
+            info!(unit = name, "Process ended, starting it again");
+            state.send_modify(|state| "Starting again".clone_into(&mut state.status));
+            return Ended::Left;
+        }
         Ok(status) => status.to_string(),
         Err(err) => err.to_string(),
     };

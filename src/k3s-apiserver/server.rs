@@ -8,6 +8,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
+use http::StatusCode;
+use http::header::{CONNECTION, HeaderValue};
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
@@ -16,7 +18,7 @@ use tokio::task::JoinSet;
 use tokio::time::timeout;
 use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
-use tracing::debug;
+use tracing::{debug, warn};
 
 use crate::api_server::ApiServer;
 use crate::filter;
@@ -26,7 +28,10 @@ use crate::user::UserInfo;
 const HANDSHAKE_MAX: Duration = Duration::from_secs(10);
 const HEADERS_MAX: Duration = Duration::from_secs(10);
 /// How long running requests may go on after `stop`.
-const DRAIN: Duration = Duration::from_secs(4);
+const DRAIN: Duration = Duration::from_secs(3);
+/// How long a kept HTTP/1.1 connection stays open after `stop`, so that a request that is on its
+/// way is answered, with `Connection: close`, instead of being lost with the connection.
+const LAST_REQUEST: Duration = Duration::from_millis(700);
 const CONNECTIONS_MAX: usize = 32_768;
 /// A watch is a stream: clients with many reflectors need many.
 const STREAMS_MAX: u32 = 1000;
@@ -71,6 +76,7 @@ pub async fn serve(
     }
     let drained = timeout(DRAIN, async { while connections.join_next().await.is_some() {} });
     if drained.await.is_err() {
+        warn!(connections = connections.len(), "Requests did not end in time, dropping them");
         connections.shutdown().await;
     }
     Ok(())
@@ -94,11 +100,27 @@ async fn connection(
     };
     let chain = stream.get_ref().1.peer_certificates().unwrap_or_default();
     let Identities { user, proxy } = tls.identify(chain);
+    let http1 = stream.get_ref().1.alpn_protocol() != Some(b"h2");
     let peer = Peer { address, certificate: user.map(Arc::new), proxy: proxy.map(Arc::from) };
     let service = service_fn(move |request| {
         let (server, peer) = (server.clone(), peer.clone());
-        async move { Ok::<_, std::convert::Infallible>(filter::handle(&server, &peer, request).await) }
+        async move {
+            let mut response = filter::handle(&server, &peer, request).await;
+            if http1
+                && server.stop.is_cancelled()
+                && response.status() != StatusCode::SWITCHING_PROTOCOLS
+            {
+                response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+            }
+            Ok::<_, std::convert::Infallible>(response)
+        }
     });
+    let end = async {
+        stop.cancelled().await;
+        if http1 {
+            tokio::time::sleep(LAST_REQUEST).await;
+        }
+    };
     let mut builder = auto::Builder::new(TokioExecutor::new());
     builder.http1().timer(TokioTimer::new()).header_read_timeout(HEADERS_MAX);
     builder
@@ -114,7 +136,7 @@ async fn connection(
     let mut connection = std::pin::pin!(builder.serve_connection_with_upgrades(io, service));
     let ended = tokio::select! {
         ended = connection.as_mut() => ended,
-        () = stop.cancelled() => {
+        () = end => {
             connection.as_mut().graceful_shutdown();
             connection.await
         }

@@ -38,7 +38,9 @@ pub async fn run(cx: daemon::Context, args: Args) -> anyhow::Result<()> {
     let Listener::Tcp(listener) = listener else { bail!("the https socket is no TCP socket") };
     let server = Arc::new(make(args, cx.stop.clone())?);
     let mut tasks: JoinSet<anyhow::Result<()>> = JoinSet::new();
-    let (storage, stop) = (server.storage.clone(), cx.stop.clone());
+    // The caches follow the store until the last request is answered: reads wait for them.
+    let drained = CancellationToken::new();
+    let (storage, stop) = (server.storage.clone(), drained.clone());
     tasks.spawn(async move {
         feed::run(storage, stop).await;
         Ok(())
@@ -55,7 +57,11 @@ pub async fn run(cx: daemon::Context, args: Args) -> anyhow::Result<()> {
         custom::controller::run(served, stop).await;
         Ok(())
     });
-    tasks.spawn(server::serve(server.clone(), listener, tls, cx.stop.clone()));
+    let serving = server::serve(server.clone(), listener, tls, cx.stop.clone());
+    tasks.spawn(async move {
+        let _drained = drained.drop_guard();
+        serving.await
+    });
     let filled = match early {
         Some(filled) => filled,
         None => tokio::select! {

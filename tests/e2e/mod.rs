@@ -11,6 +11,7 @@ mod kubectl;
 mod lifecycle;
 mod mesh;
 mod refusals;
+mod restarts;
 mod runtime;
 mod workload;
 
@@ -55,6 +56,7 @@ pub(crate) fn run(filter: &str) -> ExitCode {
                 .iter()
                 .chain(lifecycle::STEPS)
                 .chain(controllers::STEPS)
+                .chain(restarts::STEPS)
                 .chain(mesh::STEPS)
                 .chain(agents::STEPS)
                 .chain(kubectl::STEPS)
