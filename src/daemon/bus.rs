@@ -43,14 +43,21 @@ pub(crate) async fn serve(identity: Identity, name: &str) -> Result<Option<zbus:
 }
 
 /// For a role, which may start the bus itself: owns `name` on the bus at `address` (the system bus
-/// when `None`) and publishes what `cx` reports, again after each loss of the bus, until stopped.
-pub async fn attend(cx: &Context, name: &'static str, address: Option<&str>) {
+/// when `None`), serves `role` beside the common interfaces, and publishes what `cx` reports, again
+/// after each loss of the bus, until stopped.
+pub async fn attend(
+    cx: &Context,
+    name: &'static str,
+    address: Option<&str>,
+    role: impl zbus::object_server::Interface + Clone,
+) {
     while !cx.stop.is_cancelled() {
         let attended = async {
             let connection = match address {
                 Some(address) => zbus::connection::Builder::address(address).build().await?,
                 None => connect().await?,
             };
+            connection.object_server().at(PATH, role.clone()).await?;
             own(&connection, cx.identity().clone(), name).await?;
             let mut reports = cx.reports();
             let mut told = Report::starting();

@@ -88,6 +88,12 @@ impl Component1 {
         self.identity.configuration.clone()
     }
 
+    /// When something last went wrong, seconds since the epoch, and what; 0 when nothing has.
+    #[zbus(property(emits_changed_signal = "false"))]
+    fn last_error(&self) -> (u64, String) {
+        log::last_error()
+    }
+
     #[zbus(property)]
     fn log_level(&self) -> String {
         log::level()
@@ -159,6 +165,8 @@ pub trait Component1 {
     fn arguments(&self) -> zbus::Result<Vec<String>>;
     #[zbus(property)]
     fn configuration(&self) -> zbus::Result<BTreeMap<String, String>>;
+    #[zbus(property)]
+    fn last_error(&self) -> zbus::Result<(u64, String)>;
     #[zbus(property)]
     fn log_level(&self) -> zbus::Result<String>;
     fn set_log_level(&self, level: &str) -> zbus::Result<()>;

@@ -105,12 +105,16 @@ where
 
 /// The data of one event or span.
 #[derive(Default)]
-struct Fields {
+pub(crate) struct Fields {
     message: String,
     pairs: Vec<(&'static str, String)>,
 }
 
 impl Fields {
+    pub(crate) fn has(&self, name: &str) -> bool {
+        self.pairs.iter().any(|(have, _)| *have == name)
+    }
+
     fn add(&mut self, field: &Field, value: String) {
         match field.name() {
             "message" => self.message = value,
@@ -119,7 +123,7 @@ impl Fields {
     }
 
     /// The line that people see.
-    fn text(&self) -> String {
+    pub(crate) fn text(&self) -> String {
         let mut text = self.message.clone();
         for (name, value) in &self.pairs {
             let _ = match value.contains([' ', '"', '\n']) && *name != "err" {

@@ -4,10 +4,10 @@
 //! Invariant: libraries return errors, programs log them once; field names are Kubernetes' own.
 
 use std::fmt;
-use std::sync::OnceLock;
+use std::sync::{Mutex, OnceLock, PoisonError};
+use std::time::UNIX_EPOCH;
 
 use tracing::{Event, Level, Subscriber};
-use tracing_subscriber::Registry;
 use tracing_subscriber::filter::LevelFilter;
 use tracing_subscriber::fmt::format::Writer;
 use tracing_subscriber::fmt::time::{FormatTime, SystemTime};
@@ -16,16 +16,19 @@ use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::registry::LookupSpan;
 use tracing_subscriber::reload;
 use tracing_subscriber::util::SubscriberInitExt;
+use tracing_subscriber::{Layer, Registry, layer};
 
-use crate::journal::Journal;
+use crate::journal::{Fields, Journal};
 
+/// What went wrong last, and when, seconds since the epoch.
+static LAST_ERROR: Mutex<(u64, String)> = Mutex::new((0, String::new()));
 static JOURNAL: OnceLock<()> = OnceLock::new();
 static FILTER: OnceLock<reload::Handle<LevelFilter, Registry>> = OnceLock::new();
 
 /// Starts logging for this process. `K3S_DEBUG=true` (or `K3S_LOG_LEVEL`) raises the level.
 pub fn init(component: &'static str) {
     let (filter, handle) = reload::Layer::new(from_environment());
-    let registry = tracing_subscriber::registry().with(filter);
+    let registry = tracing_subscriber::registry().with(filter).with(KeepErrors);
     match Journal::connect(component) {
         Some(journal) => {
             registry.with(journal).init();
@@ -45,6 +48,30 @@ pub fn init(component: &'static str) {
 /// Whether this process logs to the journal.
 pub(crate) fn to_journal() -> bool {
     JOURNAL.get().is_some()
+}
+
+/// The last event that was an error or was survived because of one: when, and its line.
+pub(crate) fn last_error() -> (u64, String) {
+    LAST_ERROR.lock().unwrap_or_else(PoisonError::into_inner).clone()
+}
+
+/// Remembers the last error for `k3s status`.
+struct KeepErrors;
+
+impl<S: Subscriber> Layer<S> for KeepErrors {
+    fn on_event(&self, event: &Event<'_>, _: layer::Context<'_, S>) {
+        let level = *event.metadata().level();
+        if level > Level::WARN {
+            return;
+        }
+        let mut fields = Fields::default();
+        event.record(&mut fields);
+        if level == Level::ERROR || fields.has("err") {
+            let now = std::time::SystemTime::now().duration_since(UNIX_EPOCH);
+            let secs = now.map_or(0, |now| now.as_secs());
+            *LAST_ERROR.lock().unwrap_or_else(PoisonError::into_inner) = (secs, fields.text());
+        }
+    }
 }
 
 /// The level in effect, by the name that [`set_level`] takes.

@@ -6,6 +6,7 @@
 //! running container, and starting it again takes over what runs.
 
 mod admission;
+mod bus;
 mod cgroup;
 mod config;
 mod cri;
@@ -129,6 +130,8 @@ pub async fn run(cx: daemon::Context, args: Args) -> anyhow::Result<()> {
     let pods = Pods::default();
     let sources = sources(&shared, client, &runtime, &mut tasks, stop);
     tasks.spawn(manager::run(Arc::clone(&shared), pods.clone(), sources, stop.clone()));
+    let drain = bus::serve(cx.bus().cloned(), shared.clone(), pods.clone(), stop.clone());
+    tasks.spawn(drain);
     server::spawn(&cx, &shared, &pods, &mut tasks)?;
     tasks.spawn(log_rotation::run(Arc::clone(&shared), pods.clone(), stop.clone()));
     match rest {

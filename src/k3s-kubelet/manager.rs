@@ -30,7 +30,7 @@ pub(crate) struct Known {
     pub(crate) pod: Arc<Pod>,
     pub(crate) view: watch::Receiver<View>,
     inbox: mpsc::Sender<Message>,
-    is_static: bool,
+    pub(crate) is_static: bool,
 }
 
 impl Known {

@@ -4,7 +4,8 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use anyhow::{Context, Result};
-use zbus::fdo;
+use zbus::message::Header;
+use zbus::{Connection, fdo};
 
 use crate::failure::Failure;
 use crate::service::Store;
@@ -55,7 +56,12 @@ impl Store1 {
     }
 
     /// Forgets all history up to now, and answers when its space is free for new data.
-    async fn compact(&self) -> fdo::Result<()> {
+    async fn compact(
+        &self,
+        #[zbus(header)] header: Header<'_>,
+        #[zbus(connection)] bus: &Connection,
+    ) -> fdo::Result<()> {
+        daemon::authorize(bus, &header, daemon::MANAGE).await?;
         let revision = self.store.shared.revision();
         let done = self.store.submit(Command::Compact { revision, physical: true }).await;
         match done {
@@ -66,7 +72,13 @@ impl Store1 {
     }
 
     /// Writes a consistent copy of the database to a new file.
-    async fn snapshot(&self, path: PathBuf) -> fdo::Result<()> {
+    async fn snapshot(
+        &self,
+        path: PathBuf,
+        #[zbus(header)] header: Header<'_>,
+        #[zbus(connection)] bus: &Connection,
+    ) -> fdo::Result<()> {
+        daemon::authorize(bus, &header, daemon::MANAGE).await?;
         if !path.is_absolute() {
             let text = format!("snapshot {}: give an absolute path", path.display());
             return Err(fdo::Error::InvalidArgs(text));
