@@ -48,6 +48,8 @@ complete -c k3s -n "__fish_k3s_needs_command" -f -a "proxy" -d 'Services in nfta
 complete -c k3s -n "__fish_k3s_needs_command" -f -a "dns" -d 'Cluster DNS'
 complete -c k3s -n "__fish_k3s_using_subcommand status" -l json -d 'Print JSON instead of a table' -r -f -a "true\t''
 false\t''"
+complete -c k3s -n "__fish_k3s_using_subcommand status" -s w -l watch -d 'Show it again every second' -r -f -a "true\t''
+false\t''"
 complete -c k3s -n "__fish_k3s_using_subcommand status" -s h -l help -d 'Print help'
 complete -c k3s -n "__fish_k3s_using_subcommand token; and not __fish_seen_subcommand_from create delete generate list rotate" -s h -l help -d 'Print help'
 complete -c k3s -n "__fish_k3s_using_subcommand token; and not __fish_seen_subcommand_from create delete generate list rotate" -f -a "create" -d 'Create a bootstrap token on the server'

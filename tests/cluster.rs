@@ -17,6 +17,9 @@ pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 /// Pause between two looks at a condition that has no event to wait for.
 const LOOK_AGAIN: Duration = Duration::from_millis(50);
 
+/// Rows of `k3s status` that are no component of ours.
+const NO_COMPONENTS: [&str; 4] = ["k3s-server", "k3s-agent", "k3s-containerd", "k3s-dbus"];
+
 /// A running `k3s server`.
 pub(crate) struct Cluster {
     server: Child,
@@ -216,6 +219,8 @@ pub(crate) fn components() -> Result<Vec<(String, u32)>> {
             let pid = u32::try_from(row["pid"].as_u64()?).ok()?;
             Some((row["component"].as_str()?.to_owned(), pid))
         })
+        // The role, and the parts that are not ours.
+        .filter(|(name, _)| !NO_COMPONENTS.contains(&name.as_str()))
         .collect())
 }
 

@@ -33,13 +33,17 @@ impl Backend {
         }
     }
 
-    /// The state of a unit.
-    pub(crate) fn state(&self, name: &str) -> Option<watch::Receiver<State>> {
-        let states = match self {
+    /// The state of every unit.
+    pub(crate) fn states(&self) -> &[(String, watch::Receiver<State>)] {
+        match self {
             Self::Own(supervisor) => supervisor.states(),
             Self::Systemd(systemd) => systemd.states(),
-        };
-        states.iter().find(|(have, _)| have == name).map(|(_, state)| state.clone())
+        }
+    }
+
+    /// The state of a unit.
+    pub(crate) fn state(&self, name: &str) -> Option<watch::Receiver<State>> {
+        self.states().iter().find(|(have, _)| have == name).map(|(_, state)| state.clone())
     }
 
     /// Waits until a unit refuses its configuration.

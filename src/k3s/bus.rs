@@ -5,8 +5,11 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result};
+use anyhow::{Context as _, Result};
+use daemon::supervise::State;
+use daemon::{Context, attend_bus};
 use pki::{Durability, write_with};
+use tokio::sync::watch;
 
 use crate::containerd::find_program;
 use crate::settings::RUN_DIR;
@@ -57,6 +60,47 @@ pub(crate) fn choose() -> Result<Bus> {
     let config = Path::new(RUN_DIR).join("bus.conf");
     write_with(&config, CONFIG.as_bytes(), 0o600, Durability::Derived)?;
     Ok(Bus::Private { program, config })
+}
+
+/// `io.k3s.Role1`: the units of a role and how they are, also those that have no voice themselves.
+#[derive(Clone)]
+struct Role1 {
+    units: Vec<(String, watch::Receiver<State>)>,
+}
+
+#[zbus::interface(name = "io.k3s.Role1")]
+impl Role1 {
+    /// Name, whether it is ready, process id (0 for none), restarts, and its status of every unit.
+    #[zbus(property(emits_changed_signal = "false"))]
+    fn units(&self) -> Vec<UnitRow> {
+        let row = |(name, state): &(String, watch::Receiver<State>)| {
+            let state = state.borrow();
+            let (pid, status) = (state.pid.unwrap_or_default(), state.status.clone());
+            (name.clone(), state.ready, pid, state.restarts, status)
+        };
+        self.units.iter().map(row).collect()
+    }
+}
+
+/// One unit as [`Role1`] tells it.
+pub(crate) type UnitRow = (String, bool, u32, u32, String);
+
+/// Client side of [`Role1`].
+#[zbus::proxy(interface = "io.k3s.Role1", default_path = "/io/k3s")]
+pub(crate) trait Role1 {
+    #[zbus(property)]
+    fn units(&self) -> zbus::Result<Vec<UnitRow>>;
+}
+
+/// Owns the role's name and answers for its units, until stopped.
+pub(crate) async fn own_name(
+    cx: Context,
+    name: &'static str,
+    bus: Bus,
+    units: Vec<(String, watch::Receiver<State>)>,
+) -> Result<()> {
+    attend_bus(&cx, name, bus.address().as_deref(), Role1 { units }).await;
+    Ok(())
 }
 
 /// Only root talks on our own bus; its socket is handed over by the supervisor.

@@ -85,7 +85,7 @@ fn run(command: Command, given: &Given) -> ExitCode {
     let done = match command {
         Command::Server(args) => serve(*args, given),
         Command::Agent(args) => join(*args, given),
-        Command::Status(args) => block_on(status::run(args.json)),
+        Command::Status(args) => block_on(status::run(&args)),
         Command::Kubectl(passed) => return tools::kubectl(&passed.args),
         Command::Crictl(passed) => tools::crictl(&passed.args).map(|()| ExitCode::SUCCESS),
         Command::Ctr(passed) => tools::ctr(&passed.args).map(|()| ExitCode::SUCCESS),

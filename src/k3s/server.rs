@@ -9,7 +9,7 @@ use std::path::Path;
 
 use anyhow::{Context as _, Result};
 use daemon::supervise::State;
-use daemon::{Component, ConfigError, Context, attend_bus};
+use daemon::{Component, ConfigError, Context};
 use jiff::Timestamp;
 use rustix::fs::{FlockOperation, flock};
 use tokio::sync::watch;
@@ -18,7 +18,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::info;
 
 use crate::backend::Backend;
-use crate::bus::{self, Bus};
+use crate::bus;
 use crate::runtime::{self, Runtime};
 use crate::settings::Server;
 use crate::units::Units;
@@ -26,7 +26,7 @@ use crate::{control, manifests, renewal, role, trust};
 
 /// The role takes its bus name late: it may start the bus itself.
 pub(crate) static COMPONENT: Component = Component { name: "k3s-server", bus: "" };
-const BUS_NAME: &str = "io.k3s.Server1";
+pub(crate) const BUS_NAME: &str = "io.k3s.Server1";
 
 /// Runs the role until it is told to stop.
 pub(crate) async fn run(cx: Context, server: Server) -> Result<()> {
@@ -53,7 +53,7 @@ pub(crate) async fn run(cx: Context, server: Server) -> Result<()> {
     backend.start(&server.node.paths).await?;
     let mut tasks = JoinSet::new();
     tasks.spawn(renew(cx.stop.clone(), server.clone()));
-    tasks.spawn(own_name(cx.clone(), bus));
+    tasks.spawn(bus::own_name(cx.clone(), BUS_NAME, bus, backend.states().to_vec()));
     if !server.args.disable_agent {
         runtime.link_cni()?;
         runtime.tell_crictl(&server.node.paths)?;
@@ -87,11 +87,6 @@ pub(crate) async fn run(cx: Context, server: Server) -> Result<()> {
     backend.stop(refused.is_err()).await?;
     tasks.shutdown().await;
     refused
-}
-
-async fn own_name(cx: Context, bus: Bus) -> Result<()> {
-    attend_bus(&cx, BUS_NAME, bus.address().as_deref()).await;
-    Ok(())
 }
 
 /// Renews certificates, and completes what an administrator replaces.

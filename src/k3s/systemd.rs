@@ -206,10 +206,12 @@ async fn keep(
                 let failed = active == "failed";
                 let ready = active == "active";
                 was_ready |= ready;
-                state.send_modify(|state| {
-                    state.restarts += u32::from(state.ready && !ready);
-                    state.ready = ready;
-                });
+                let status = match failed {
+                    true => format!("failed ({})", details.result().await?),
+                    false => details.status_text().await?,
+                };
+                let (pid, restarts) = (details.main_pid().await?, details.n_restarts().await?);
+                state.send_replace(State { ready, status, pid: Some(pid), restarts });
                 if failed && !was_ready && details.exec_main_status().await? == EX_CONFIG {
                     let text = format!("{service} refused to start, see journalctl -u {service}");
                     return Err(ConfigError(text).into());

@@ -15,7 +15,7 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 
 use anyhow::{Context as _, Result};
-use daemon::{Component, ConfigError, Context, Listener, attend_bus, bind_tcp};
+use daemon::{Component, ConfigError, Context, Listener, bind_tcp};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
@@ -24,7 +24,7 @@ use tracing::info;
 
 use self::servers::Servers;
 use crate::backend::Backend;
-use crate::bus::{self, Bus};
+use crate::bus;
 use crate::runtime::{self, Runtime};
 use crate::server::{failed, lock};
 use crate::settings::{Agent, Node};
@@ -33,7 +33,7 @@ use crate::{renewal, role, trust};
 
 /// The role takes its bus name late: it may start the bus itself.
 pub(crate) static COMPONENT: Component = Component { name: "k3s-agent", bus: "" };
-const BUS_NAME: &str = "io.k3s.Agent1";
+pub(crate) const BUS_NAME: &str = "io.k3s.Agent1";
 const KUBELET_PORT: u16 = 10250;
 
 /// Runs the role until it is told to stop.
@@ -61,6 +61,7 @@ pub(crate) async fn run(cx: Context, agent: Agent) -> Result<()> {
     let mut backend = Backend::open(all).await?;
     let mut tasks = towards_servers(&cx, &node, door, servers.clone());
     backend.start(&node.paths).await?;
+    tasks.spawn(bus::own_name(cx.clone(), BUS_NAME, bus, backend.states().to_vec()));
     runtime.link_cni()?;
     runtime.tell_crictl(&node.paths)?;
     let containerd = backend.state("k3s-containerd");
@@ -71,7 +72,6 @@ pub(crate) async fn run(cx: Context, agent: Agent) -> Result<()> {
     };
     let (stop, paths) = (cx.stop.clone(), node.paths.clone());
     tasks.spawn(runtime::keep_images(stop, paths, runtime, answers, imported));
-    tasks.spawn(own_name(cx.clone(), bus));
     tasks.spawn(renew(cx.stop.clone(), agent, servers));
     tasks.spawn(announce(cx.clone(), node));
     let ended = tokio::select! {
@@ -108,11 +108,6 @@ fn towards_servers(
     let (stop, kubeconfig) = (cx.stop.clone(), node.paths.agent("k3scontroller.kubeconfig"));
     tasks.spawn(async move { servers::follow(stop, &kubeconfig, &servers).await });
     tasks
-}
-
-async fn own_name(cx: Context, bus: Bus) -> Result<()> {
-    attend_bus(&cx, BUS_NAME, bus.address().as_deref()).await;
-    Ok(())
 }
 
 /// The load balancer's socket; none when the node is to go straight to its server.

@@ -86,6 +86,9 @@ pub(crate) struct StatusArgs {
     /// Print JSON instead of a table.
     #[arg(long)]
     pub(crate) json: bool,
+    /// Show it again every second.
+    #[arg(long, short = 'w')]
+    pub(crate) watch: bool,
 }
 
 /// What the tools of a server need to find it.
