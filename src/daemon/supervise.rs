@@ -76,6 +76,7 @@ pub struct Supervisor {
     notify_dir: PathBuf,
     tasks: JoinSet<Result<()>>,
     stages: Vec<(u8, CancellationToken, watch::Receiver<State>)>,
+    orders: Vec<(String, watch::Sender<Order>)>,
     states: Vec<(String, watch::Receiver<State>)>,
 }
 
@@ -88,6 +89,7 @@ impl Supervisor {
             notify_dir: notify_dir.to_owned(),
             tasks: JoinSet::new(),
             stages: Vec::new(),
+            orders: Vec::new(),
             states: Vec::new(),
         })
     }
@@ -103,9 +105,28 @@ impl Supervisor {
             self.stages.push((unit.stage, stop.clone(), watch.clone()));
             self.states.push((unit.name.clone(), watch));
             let notify = unit.notifies.then(|| self.notify_dir.join(&unit.name));
-            self.tasks.spawn(keep(process, notify, state, stop));
+            let (order, orders) = watch::channel((unit.args.clone(), unit.env.clone()));
+            self.orders.push((unit.name.clone(), order));
+            self.tasks.spawn(keep(process, notify, state, orders, stop));
         }
         Ok(())
+    }
+
+    /// Has units run with these arguments and this environment from now on: those for which that is
+    /// a change are started again, and named in the answer.
+    pub fn apply(&self, units: &[Unit]) -> Vec<String> {
+        let changed = units.iter().filter(|unit| {
+            let order = self.orders.iter().find(|(name, _)| *name == unit.name);
+            order.is_some_and(|(_, order)| {
+                let wanted = (unit.args.clone(), unit.env.clone());
+                order.send_if_modified(|have| {
+                    let changed = *have != wanted;
+                    *have = wanted;
+                    changed
+                })
+            })
+        });
+        changed.map(|unit| unit.name.clone()).collect()
     }
 
     /// The state of every unit, in the order given.
@@ -142,6 +163,9 @@ impl Supervisor {
     }
 }
 
+/// Arguments and environment.
+type Order = (Vec<OsString>, Vec<(String, String)>);
+
 /// A unit with its sockets open.
 struct Process {
     unit: Unit,
@@ -161,6 +185,7 @@ async fn keep(
     Process { mut unit, sockets }: Process,
     notify: Option<PathBuf>,
     state: watch::Sender<State>,
+    mut orders: watch::Receiver<Order>,
     stop: CancellationToken,
 ) -> Result<()> {
     let socket = notify.as_deref().map(notify_socket).transpose()?;
@@ -173,9 +198,12 @@ async fn keep(
     }
     while !stop.is_cancelled() {
         let started = Instant::now();
+        (unit.args, unit.env) = orders.borrow_and_update().clone();
         let child = spawn(&unit, &sockets, notify.as_deref());
         let ended = match child {
-            Ok(child) => attend(&mut unit, child, socket.as_ref(), &state, &stop).await,
+            Ok(child) => {
+                attend(&mut unit, child, socket.as_ref(), &state, &mut orders, &stop).await
+            }
             Err(err) => {
                 error!(unit = unit.name, err = %format_args!("{err:#}"), "Could not start, retrying");
                 Ended::Died
@@ -223,6 +251,7 @@ async fn attend(
     mut child: Child,
     socket: Option<&UnixDatagram>,
     state: &watch::Sender<State>,
+    orders: &mut watch::Receiver<Order>,
     stop: &CancellationToken,
 ) -> Ended {
     state.send_modify(|state| {
@@ -252,6 +281,10 @@ async fn attend(
                 warn!(unit = unit.name, "Process stopped answering the watchdog, restarting");
                 let _ = child.kill().await;
                 return Ended::Died;
+            }
+            Ok(()) = orders.changed() => {
+                end(&unit.name, child).await;
+                return Ended::Asked;
             }
             Ok(()) = unit.restart.changed() => {
                 end(&unit.name, child).await;
@@ -416,6 +449,28 @@ mod tests {
         let mut lives = supervisor.states()[1].1.clone();
         lives.wait_for(|state| state.ready && state.pid.is_some()).await.unwrap();
         timeout(Duration::from_secs(10), supervisor.stop()).await.unwrap();
+        std::fs::remove_dir_all(dir).unwrap();
+    }
+
+    #[tokio::test]
+    async fn only_units_whose_arguments_changed_are_started_again() {
+        let dir = std::env::temp_dir().join(format!("k3s-apply-{}", std::process::id()));
+        let (_keep, restart) = watch::channel(0);
+        let units = |script| {
+            vec![
+                unit("same", "exec sleep 1000", restart.clone()),
+                unit("other", script, restart.clone()),
+            ]
+        };
+        let mut supervisor = Supervisor::open(units("exec sleep 1001"), &dir).unwrap();
+        supervisor.start().unwrap();
+        let mut other = supervisor.states()[1].1.clone();
+        other.wait_for(|state| state.pid.is_some()).await.unwrap();
+        assert_eq!(supervisor.apply(&units("exec sleep 1002")), ["other"]);
+        other.wait_for(|state| state.restarts == 1 && state.pid.is_some()).await.unwrap();
+        assert!(supervisor.apply(&units("exec sleep 1002")).is_empty());
+        assert_eq!(supervisor.states()[0].1.borrow().restarts, 0);
+        supervisor.stop().await;
         std::fs::remove_dir_all(dir).unwrap();
     }
 

@@ -67,7 +67,7 @@ pub async fn run(cx: Context, args: Args) -> Result<()> {
         zone: OnceLock::new(),
         upstream: Upstream::new(args.resolv_conf.clone(), args.cluster_dns.clone()),
     });
-    serve(&cx, &args, &shared, &mut tasks)?;
+    let held = serve(&cx, &args, &shared, &mut tasks)?;
 
     let services: Reflector<Service> = Reflector::new(client.clone(), SERVICES);
     let slices: Reflector<EndpointSlice> = Reflector::new(client, SLICES);
@@ -90,11 +90,21 @@ pub async fn run(cx: Context, args: Args) -> Result<()> {
         () = cx.stop.cancelled() => Ok(()),
         result = work => result,
     };
-    for ip in &args.cluster_dns {
-        netlink.delete_address("lo", IpNetwork::from(*ip)).await?;
+    // Whoever holds the sockets starts us again: until then questions wait instead of failing.
+    if held == Held::ByUs {
+        for ip in &args.cluster_dns {
+            netlink.delete_address("lo", IpNetwork::from(*ip)).await?;
+        }
     }
     tasks.shutdown().await;
     result
+}
+
+/// Who the sockets belong to.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Held {
+    ByUs,
+    BySupervisor,
 }
 
 async fn watch<T>(reflector: Reflector<T>, cx: Context) -> Result<()>
@@ -134,10 +144,11 @@ fn serve(
     args: &Args,
     shared: &Arc<Shared>,
     tasks: &mut JoinSet<Result<()>>,
-) -> Result<()> {
+) -> Result<Held> {
     let passed = std::iter::from_fn(|| cx.listener("dns"));
     let mut sockets: Vec<Listener> = passed.collect();
-    if sockets.is_empty() {
+    let held = if sockets.is_empty() { Held::ByUs } else { Held::BySupervisor };
+    if held == Held::ByUs {
         for ip in &args.cluster_dns {
             let at = SocketAddr::new(*ip, 53);
             sockets.push(bind_udp(at)?);
@@ -167,5 +178,5 @@ fn serve(
             }
         }
     }
-    Ok(())
+    Ok(held)
 }

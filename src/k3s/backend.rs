@@ -46,6 +46,15 @@ impl Backend {
         self.states().iter().find(|(have, _)| have == name).map(|(_, state)| state.clone())
     }
 
+    /// Has units run with these arguments from now on; names those that are started again for it.
+    /// Units and sockets that were not there at the start are left to the next one.
+    pub(crate) async fn apply(&self, units: &[Unit]) -> Result<Vec<String>> {
+        match self {
+            Self::Own(supervisor) => Ok(supervisor.apply(units)),
+            Self::Systemd(systemd) => systemd.apply(units).await,
+        }
+    }
+
     /// Waits until a unit refuses its configuration.
     pub(crate) async fn refused(&mut self) -> anyhow::Error {
         match self {

@@ -21,6 +21,7 @@ const POLICIES: [&str; 2] =
     ["/usr/share/dbus-1/system.d/io.k3s.conf", "/etc/dbus-1/system.d/io.k3s.conf"];
 
 /// The bus that this machine's components use.
+#[derive(Clone)]
 pub(crate) enum Bus {
     System,
     Private { program: PathBuf, config: PathBuf },

@@ -13,6 +13,7 @@ mod containerd;
 mod control;
 mod images;
 mod manifests;
+mod owners;
 mod renewal;
 mod role;
 mod runtime;
@@ -122,8 +123,24 @@ fn serve(args: ServerArgs, given: &Given) -> anyhow::Result<ExitCode> {
     let shown = components::effective(&given.matches);
     Ok(daemon::main(&server::COMPONENT, Flavour::CurrentThread, shown, |cx| {
         begin(debug, warnings);
-        server::run(cx, server)
+        server::run(cx, server, server_again)
     }))
+}
+
+/// The server's settings as flags and files say now.
+fn server_again() -> anyhow::Result<settings::Server> {
+    let mut args: Vec<OsString> = std::env::args_os().collect();
+    if !args.iter().any(|arg| arg == "server") {
+        args.insert(1, "server".into());
+    }
+    let (args, from_files) = cli::files::with_config(args)?;
+    let matches = components::cli().try_get_matches_from(args)?;
+    match Cli::from_arg_matches(&matches)?.command {
+        Command::Server(args) => {
+            Ok(settings::Server::new(*args).map_err(|err| located(err, &from_files))?)
+        }
+        _ => anyhow::bail!("this process is no server"),
+    }
 }
 
 fn join(args: AgentArgs, given: &Given) -> anyhow::Result<ExitCode> {

@@ -8,17 +8,17 @@ use std::os::fd::OwnedFd;
 use std::path::Path;
 
 use anyhow::{Context as _, Result};
-use daemon::supervise::State;
+use daemon::supervise::{State, Unit};
 use daemon::{Component, ConfigError, Context};
 use jiff::Timestamp;
 use rustix::fs::{FlockOperation, flock};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
-use tracing::info;
+use tracing::{error, info, warn};
 
 use crate::backend::Backend;
-use crate::bus;
+use crate::bus::{self, Bus};
 use crate::runtime::{self, Runtime};
 use crate::settings::Server;
 use crate::units::Units;
@@ -28,32 +28,28 @@ use crate::{control, manifests, renewal, role, trust};
 pub(crate) static COMPONENT: Component = Component { name: "k3s-server", bus: "" };
 pub(crate) const BUS_NAME: &str = "io.k3s.Server1";
 
+/// Reads flags and files once more, as at the start.
+pub(crate) type Again = fn() -> Result<Server>;
+
 /// Runs the role until it is told to stop.
-pub(crate) async fn run(cx: Context, server: Server) -> Result<()> {
+pub(crate) async fn run(cx: Context, server: Server, again: Again) -> Result<()> {
     if !rustix::process::geteuid().is_root() {
         return Err(ConfigError("must be run as root".to_owned()).into());
     }
     let _lock = lock(&server.node.paths.data)?;
     let runtime = Runtime::of(&server.node).await?;
     let bus = bus::choose()?;
-    let units = Units::new(&bus, server.node.args.debug());
-    let mut all = Vec::new();
-    // Programs and sockets first: what is missing or in use shows before trust is written.
-    all.extend(units.bus(&bus)?);
-    all.extend(units.server(&server)?);
     let (imported, images) = watch::channel(server.args.disable_agent);
-    if !server.args.disable_agent {
-        all.extend(units.node(&server.node, &runtime, &server.backend, images)?);
-        all.extend(units.containerd(&server.node)?);
-    }
-    let mut backend = Backend::open(all).await?;
+    // Programs and sockets first: what is missing or in use shows before trust is written.
+    let mut backend = Backend::open(plan(&server, &runtime, &bus, images.clone())?).await?;
     trust::prepare(&server, Timestamp::now().as_second())?;
     control::publish(&server)?;
     manifests::stage(&server)?;
     backend.start(&server.node.paths).await?;
     let mut tasks = JoinSet::new();
     tasks.spawn(renew(cx.stop.clone(), server.clone()));
-    tasks.spawn(bus::own_name(cx.clone(), BUS_NAME, bus, backend.states().to_vec()));
+    let states = backend.states().to_vec();
+    tasks.spawn(bus::own_name(cx.clone(), BUS_NAME, bus.clone(), states));
     if !server.args.disable_agent {
         runtime.link_cni()?;
         runtime.tell_crictl(&server.node.paths)?;
@@ -64,7 +60,13 @@ pub(crate) async fn run(cx: Context, server: Server) -> Result<()> {
             }
         };
         let paths = server.node.paths.clone();
-        tasks.spawn(runtime::keep_images(cx.stop.clone(), paths, runtime, answers, imported));
+        tasks.spawn(runtime::keep_images(
+            cx.stop.clone(),
+            paths,
+            runtime.clone(),
+            answers,
+            imported,
+        ));
         let (stop, name) = (cx.stop.clone(), server.node.name.clone());
         let kubeconfig = server.node.paths.server("cred/supervisor.kubeconfig");
         tasks.spawn(async move { role::keep_label(stop, &kubeconfig, &name).await });
@@ -77,16 +79,65 @@ pub(crate) async fn run(cx: Context, server: Server) -> Result<()> {
         role::forget_passwords(stop, &paths.server("cred/supervisor.kubeconfig")).await
     });
     let (api, kubelet) = (backend.state("k3s-apiserver"), backend.state("k3s-kubelet"));
-    tasks.spawn(announce(cx.clone(), api, kubelet, server));
-    let refused = tokio::select! {
-        err = backend.refused() => Err(err),
-        err = failed(&mut tasks) => Err(err),
-        () = cx.stop.cancelled() => Ok(()),
+    tasks.spawn(announce(cx.clone(), api, kubelet, server.clone()));
+    let mut reload = cx.reload();
+    let refused = loop {
+        tokio::select! {
+            err = backend.refused() => break Err(err),
+            err = failed(&mut tasks) => break Err(err),
+            () = cx.stop.cancelled() => break Ok(()),
+            Ok(()) = reload.changed() => {
+                let taken = async {
+                    let new = again()?;
+                    warn_of_rest(&server, &new);
+                    backend.apply(&plan(&new, &runtime, &bus, images.clone())?).await
+                };
+                match taken.await {
+                    Ok(units) => info!(units = units.join(","), "Read the configuration again"),
+                    Err(err) => {
+                        let err = format!("{err:#}");
+                        error!(err, "The new configuration cannot be used, going on with the old");
+                    }
+                }
+            }
+        }
     };
     info!("Stopping, pods keep running");
     backend.stop(refused.is_err()).await?;
     tasks.shutdown().await;
     refused
+}
+
+/// The units of the role.
+fn plan(
+    server: &Server,
+    runtime: &Runtime,
+    bus: &Bus,
+    images: watch::Receiver<bool>,
+) -> Result<Vec<Unit>> {
+    let units = Units::new(bus, server.node.args.debug());
+    let mut all = Vec::new();
+    all.extend(units.bus(bus)?);
+    all.extend(units.server(server)?);
+    if !server.args.disable_agent {
+        all.extend(units.node(&server.node, runtime, &server.backend, images)?);
+        all.extend(units.containerd(&server.node)?);
+    }
+    Ok(all)
+}
+
+/// Says what of a new configuration is more than arguments of units, and waits for a restart.
+fn warn_of_rest(old: &Server, new: &Server) {
+    let rest = [
+        ("data-dir", old.node.paths.data != new.node.paths.data),
+        ("https-listen-port, bind-address", old.listen() != new.listen()),
+        ("tls-san", old.args.tls_san != new.args.tls_san),
+        ("node-name, node-ip", (&old.node.name, old.node.ip) != (&new.node.name, new.node.ip)),
+        ("disable-agent", old.args.disable_agent != new.args.disable_agent),
+    ];
+    for (flag, _) in rest.into_iter().filter(|(_, changed)| *changed) {
+        warn!(flag, "A changed flag takes effect when k3s-server is restarted");
+    }
 }
 
 /// Renews certificates, and completes what an administrator replaces.

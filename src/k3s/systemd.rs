@@ -20,8 +20,11 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tracing::info;
 
+use crate::owners;
 use crate::settings::RUN_DIR;
 
+/// The data folder that the unit files are about.
+const DATA: &str = "/var/lib/rancher/k3s";
 /// Where units are changed until the next boot.
 const RUNTIME_UNITS: &str = "/run/systemd/system";
 /// Exit code of a configuration error, sysexits(3) `EX_CONFIG`.
@@ -89,6 +92,9 @@ impl Systemd {
     /// Writes arguments and addresses, and starts what is not running so already.
     pub(crate) async fn start(&mut self, data: &Path) -> Result<()> {
         let manager = ManagerProxy::new(&self.connection).await?;
+        if data == Path::new(DATA) {
+            owners::hand_over(data)?;
+        }
         let units = std::mem::take(&mut self.waiting);
         for unit in &units {
             write_with(
@@ -122,6 +128,28 @@ impl Systemd {
             self.tasks.spawn(keep(self.connection.clone(), unit, moved, state));
         }
         Ok(())
+    }
+
+    /// Has units run with these arguments from now on; names those that are started again for it.
+    pub(crate) async fn apply(&self, units: &[Unit]) -> Result<Vec<String>> {
+        let manager = ManagerProxy::new(&self.connection).await?;
+        let mut changed = Vec::new();
+        for unit in units {
+            let service = service_of(unit);
+            if !self.services.contains(&service) {
+                continue;
+            }
+            let text = arguments(unit);
+            write_with(&arguments_file(unit), text.as_bytes(), 0o600, Durability::Derived)?;
+            let path = manager.load_unit(&service).await?;
+            let details = ServiceProxy::builder(&self.connection).path(path).build().await?;
+            let pid = details.main_pid().await?;
+            if pid != 0 && !runs_as_wanted(unit, pid) {
+                manager.restart_unit(&service, "replace").await.with_context(|| service.clone())?;
+                changed.push(unit.name.clone());
+            }
+        }
+        Ok(changed)
     }
 
     pub(crate) fn states(&self) -> &[(String, watch::Receiver<State>)] {
@@ -271,11 +299,11 @@ fn socket_drop_in(addresses: &[&Address]) -> String {
 
 /// What a unit must be told of a data folder that is not the usual one; empty for that.
 fn data_drop_in(data: &Path) -> String {
-    if data == Path::new("/var/lib/rancher/k3s") {
+    if data == Path::new(DATA) {
         return String::new();
     }
-    // The folder may lie anywhere, in somebody's home as well.
-    format!("[Service]\nProtectHome=no\nReadWritePaths={}\n", data.display())
+    // The folder may lie anywhere, in somebody's home as well, where only root gets to it.
+    format!("[Service]\nProtectHome=no\nReadWritePaths={}\nUser=root\nGroup=root\n", data.display())
 }
 
 /// Writes (or for an empty text removes) one drop-in; true when that changed anything.

@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::io::{self, Write};
-use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt, fchown};
 use std::path::Path;
 
 use anyhow::{Context, Result};
@@ -41,6 +41,10 @@ fn replace(path: &Path, content: &[u8], mode: u32, durability: Durability) -> io
         .truncate(true)
         .mode(mode)
         .open(&temporary)?;
+    // Whose the file was, its successor is: a component may run as a user of its own.
+    if let Ok(meta) = fs::metadata(path) {
+        let _ = fchown(&file, Some(meta.uid()), Some(meta.gid()));
+    }
     file.set_permissions(fs::Permissions::from_mode(mode))?;
     let durable = durability == Durability::Durable;
     let written = file.write_all(content).and_then(|()| match durable {

@@ -4,6 +4,7 @@
 //! a step is shown with the server's last lines.
 
 mod agents;
+mod bus;
 mod certificates;
 mod controllers;
 mod faults;
@@ -56,6 +57,7 @@ pub(crate) fn run(filter: &str) -> ExitCode {
                 .iter()
                 .chain(lifecycle::STEPS)
                 .chain(controllers::STEPS)
+                .chain(bus::STEPS)
                 .chain(restarts::STEPS)
                 .chain(mesh::STEPS)
                 .chain(agents::STEPS)
