@@ -144,7 +144,7 @@ impl Systemd {
             let path = manager.load_unit(&service).await?;
             let details = ServiceProxy::builder(&self.connection).path(path).build().await?;
             let pid = details.main_pid().await?;
-            if pid != 0 && !runs_as_wanted(unit, pid) {
+            if !runs_as_wanted(unit, pid) {
                 manager.restart_unit(&service, "replace").await.with_context(|| service.clone())?;
                 changed.push(unit.name.clone());
             }
@@ -176,6 +176,8 @@ impl Systemd {
             return Ok(());
         }
         let services = if refused { self.services.as_slice() } else { &[] };
+        // Without arguments nothing is to run: no client of the bus can start a unit by its name.
+        let _ = fs::remove_dir_all(Path::new(RUN_DIR).join("arguments"));
         for name in self.sockets.iter().chain(services) {
             manager.stop_unit(name, "replace").await.with_context(|| format!("stopping {name}"))?;
         }
@@ -366,6 +368,10 @@ fn quote(value: &str) -> String {
 
 /// Whether the process was started with exactly these variables.
 fn runs_as_wanted(unit: &Unit, pid: u32) -> bool {
+    if pid == 0 {
+        // It is about to start, and reads what is written by now.
+        return true;
+    }
     let Ok(environ) = fs::read(format!("/proc/{pid}/environ")) else { return false };
     let have: Vec<&[u8]> = environ.split(|byte| *byte == 0).collect();
     let wanted = variables(unit);
