@@ -13,6 +13,8 @@ mod hash;
 mod ownership;
 mod pod_control;
 mod revisions;
+#[cfg(test)]
+mod simulation;
 mod types;
 
 use std::{future::Future, path::PathBuf, pin::Pin, sync::Arc};

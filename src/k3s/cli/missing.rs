@@ -179,7 +179,7 @@ static MISSING: &[Missing] = {
         missing(Node, "flannel-conf", Value, Refused, "the pod network is set up by --flannel-backend and --flannel-iface only"),
         missing(Node, "flannel-cni-conf", Value, Refused, "the pod network is set up by --flannel-backend and --flannel-iface only"),
         // Parts that k3s packs.
-        missing(Server, "servicelb-namespace", Value, Warned, "there is no service load balancer"),
+        missing(Server, "servicelb-namespace", Value, Warned, "the service load balancer has no pods"),
         missing(Server, "helm-job-image", Value, Warned, NO_HELM),
         missing(Server, "helm-controller-arg", List, Warned, NO_HELM),
         missing(Server, "disable-helm-controller", Nothing, Granted, NO_HELM),

@@ -5,6 +5,8 @@
 //! change's own event.
 
 mod plan;
+#[cfg(test)]
+mod simulation;
 mod status;
 
 use std::{sync::Arc, time::Duration};

@@ -90,7 +90,7 @@ pub(super) fn rolling(d: &Deployment, sets: &Sets) -> Vec<Scale> {
 fn old_down(d: &Deployment, sets: &Sets, new: &ReplicaSet) -> Vec<Scale> {
     let min_available = replicas(d) - max_unavailable(d);
     let total = sum(sets.all(), ReplicaSet::replicas);
-    let new_unavailable = new.replicas() - new.status.available_replicas;
+    let new_unavailable = new.replicas() - available(new);
     let mut budget = total - min_available - new_unavailable;
     if sum(&sets.old, ReplicaSet::replicas) == 0 || budget <= 0 {
         return Vec::new();
@@ -103,14 +103,18 @@ fn old_down(d: &Deployment, sets: &Sets, new: &ReplicaSet) -> Vec<Scale> {
         *size -= down;
         budget -= down;
     }
-    let available = sum(sets.all(), |set| set.status.available_replicas);
-    let mut healthy = available - min_available;
+    let mut healthy = sum(sets.all(), available) - min_available;
     for (_, size) in &mut sizes {
         let down = (*size).min(healthy.max(0));
         *size -= down;
         healthy -= down;
     }
     changed(sizes)
+}
+
+/// A status that is behind may count pods that are no longer wanted: they do not count here.
+fn available(set: &ReplicaSet) -> i32 {
+    set.status.available_replicas.min(set.replicas())
 }
 
 fn changed(sizes: Vec<(Arc<ReplicaSet>, i32)>) -> Vec<Scale> {

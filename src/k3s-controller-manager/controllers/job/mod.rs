@@ -5,6 +5,8 @@ mod indexes;
 mod plan;
 mod policy;
 mod retry;
+#[cfg(test)]
+mod simulation;
 
 use std::sync::Arc;
 

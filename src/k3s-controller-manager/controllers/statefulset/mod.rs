@@ -3,6 +3,8 @@
 
 mod claims;
 mod plan;
+#[cfg(test)]
+mod simulation;
 
 use std::{collections::BTreeSet, sync::Arc, time::Duration};
 

@@ -3,11 +3,7 @@
 //! Invariant: with ordered management pods are made one at a time, and only when all before are
 //! available; an update never takes more than `maxUnavailable` pods away.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    ops::Range,
-    sync::Arc,
-};
+use std::{collections::BTreeMap, ops::Range, sync::Arc};
 
 use jiff::Timestamp;
 
@@ -108,54 +104,45 @@ pub(super) fn plan(
     if set.spec.update_strategy.kind == "OnDelete" || !plan.create.is_empty() {
         return plan;
     }
-    roll(
-        &mut plan,
-        &by_ordinal,
-        first + partition..last,
-        update,
-        budget(set, &by_ordinal, healthy),
-    );
+    plan.delete.extend(outdated(set, &by_ordinal, update, first + partition, healthy));
     plan
 }
 
-/// How many more pods may become unavailable.
-fn budget(
+/// The pods of another revision that may go now: the unavailable ones first, then from the last.
+///
+/// What is known may be behind, so that a pod seen as unavailable may be available by now: even of
+/// those no more than `maxUnavailable` are taken away at a time.
+fn outdated(
     set: &StatefulSet,
     pods: &BTreeMap<i32, Arc<Pod>>,
+    update: &str,
+    from: i32,
     healthy: impl Fn(&Pod) -> bool,
-) -> (i32, BTreeSet<i32>) {
+) -> Vec<Arc<Pod>> {
     let ordinals = ordinals(set);
     let limit = set.spec.update_strategy.rolling_update.as_ref();
     let limit = limit.and_then(|it| it.max_unavailable.as_ref());
     let limit = limit.map_or(1, |it| it.scaled(size(ordinals.len()), false).max(1));
-    let unhealthy: BTreeSet<i32> =
-        ordinals.filter(|at| pods.get(at).is_none_or(|pod| !healthy(pod))).collect();
-    (limit - size(unhealthy.len()), unhealthy)
-}
-
-/// Deletes pods of another revision, the last first, as far as the budget goes. A pod that is
-/// unavailable already costs nothing.
-fn roll(
-    plan: &mut Plan,
-    pods: &BTreeMap<i32, Arc<Pod>>,
-    range: Range<i32>,
-    update: &str,
-    (mut budget, unhealthy): (i32, BTreeSet<i32>),
-) {
-    for at in range.rev() {
-        let Some(pod) = pods.get(&at) else { continue };
-        let stale = pod.metadata.labels.get(HASH).is_none_or(|it| it != update);
-        if !stale || pod.metadata.is_deleting() {
+    let limit = usize::try_from(limit).unwrap_or(1);
+    let mut away = 0;
+    let (mut broken, mut fine) = (Vec::new(), Vec::new());
+    for at in ordinals.rev() {
+        let Some(pod) = pods.get(&at).filter(|pod| !pod.metadata.is_deleting()) else {
+            away += 1;
             continue;
+        };
+        let stale = at >= from && pod.metadata.labels.get(HASH).is_none_or(|it| it != update);
+        match (stale, healthy(pod)) {
+            (true, true) => fine.push(Arc::clone(pod)),
+            (true, false) => broken.push(Arc::clone(pod)),
+            (false, true) => {}
+            (false, false) => away += 1,
         }
-        if !unhealthy.contains(&at) {
-            if budget <= 0 {
-                continue;
-            }
-            budget -= 1;
-        }
-        plan.delete.push(Arc::clone(pod));
     }
+    let unavailable = away + broken.len();
+    broken.truncate(limit.saturating_sub(away));
+    fine.truncate(limit.saturating_sub(unavailable));
+    broken.into_iter().chain(fine).collect()
 }
 
 fn status(
@@ -274,7 +261,7 @@ mod tests {
         check(&two, &half.collect::<Vec<_>>(), &[], &["db-2"]);
         // What is broken already is replaced even when nothing else may go.
         let broken: Vec<_> = (0..4).map(|at| pod(at, "old", at > 2)).collect();
-        check(&two, &broken, &[], &["db-2", "db-1", "db-0"]);
+        check(&two, &broken, &[], &["db-2", "db-1"]);
     }
 
     #[test]
