@@ -174,7 +174,7 @@ mod tests {
         check(json!({"t": "2026-11-23T10:00:00Z"}), "t: \"2026-11-23T10:00:00Z\"\n");
         check(json!({"s": "a: b"}), "s: 'a: b'\n");
         check(json!({"s": "it's: so"}), "s: 'it''s: so'\n");
-        check(json!({"s": "true", "n": "12", "e": ""}), "e: \"\"\nn: \"12\"\ns: \"true\"\n");
+        check(json!({"s": "true", "d": "12", "e": ""}), "d: \"12\"\ne: \"\"\ns: \"true\"\n");
         check(json!({"s": "one\ntwo\n"}), "s: |\n  one\n  two\n");
         check(json!({"s": "one\n\ntwo"}), "s: |-\n  one\n\n  two\n");
         check(json!([{"s": "one\ntwo"}]), "- s: |-\n    one\n    two\n");
