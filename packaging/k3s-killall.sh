@@ -1,6 +1,7 @@
 #!/bin/sh
 # Stops k3s and every pod of this node, and takes away what they had: processes, mounts, namespaces,
 # links, addresses, routes, nftables tables, cgroups, and what lies under /run. Configuration and data stay.
+# With --shutdown, for a machine that goes down, it only ends the pods, with ten seconds to do so by themselves.
 # K3S_DATA_DIR names the data folder when it is not the usual one.
 set -u
 [ "$(id -u)" = 0 ] || { echo "k3s-killall.sh: run it as root" >&2; exit 1; }
@@ -102,6 +103,30 @@ remove_cgroups() {
         rmdir "$group" 2>/dev/null
     done
 }
+
+# SIGTERM to the containers, then SIGKILL to them and their shims.
+end_pods() {
+    shims=$(ours | tr '\n' ' ')
+    [ -n "$shims" ] || return 0
+    # shellcheck disable=SC2086
+    all=$(descendants $shims)
+    for pid in $all; do
+        case " $shims " in *" $pid "*) ;; *) kill "$pid" 2>/dev/null ;; esac
+    done
+    for _ in 1 2 3 4 5 6 7 8 9 10; do
+        # shellcheck disable=SC2086
+        [ "$(descendants $shims | wc -w)" -gt "$(echo $shims | wc -w)" ] || break
+        sleep 1
+    done
+    # shellcheck disable=SC2046,SC2086
+    kill -9 $(descendants $shims) 2>/dev/null
+    return 0
+}
+case ${1:-} in
+    '') ;;
+    --shutdown) end_pods; exit 0 ;;
+    *) echo "usage: k3s-killall.sh [--shutdown]" >&2; exit 64 ;;
+esac
 
 # Where the cluster DNS listens is known only while it runs.
 dns="10.43.0.10 $(for pid in $(ours); do { tr '\0' '\n' <"/proc/$pid/cmdline"; } 2>/dev/null | sed -n 's/^--cluster-dns=//p' | tr ',' ' '; done | sort -u | tr '\n' ' ')"

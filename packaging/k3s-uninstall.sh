@@ -13,10 +13,10 @@ if [ -e "$manifest" ]; then
         if [ -d /run/systemd/system ]; then systemctl disable --quiet $role.service 2>/dev/null || true; fi
         if [ -x /sbin/rc-update ]; then rc-update --quiet delete $role 2>/dev/null || true; fi
     done
-    # install.sh wrote down every file and link, folders last.
-    while read -r path; do
+    # install.sh wrote down every file, link and folder; what is in a folder goes before it.
+    sort -r "$manifest" | while read -r path; do
         if [ -d "$path" ] && [ ! -L "$path" ]; then rmdir "$path" 2>/dev/null || true; else rm -f "$path"; fi
-    done <"$manifest"
+    done
     if [ -d /run/systemd/system ]; then systemctl daemon-reload; fi
 elif command -v dpkg-query >/dev/null && dpkg-query -W k3s >/dev/null 2>&1; then
     # shellcheck disable=SC2046

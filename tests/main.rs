@@ -1,4 +1,5 @@
-//! The tests that need a machine of their own: `tests e2e [FILTER]` and `tests idle`.
+//! The tests that need a machine of their own: `tests e2e [FILTER]`, `tests packaging [FILTER]`
+//! (after `tests prepare`) and `tests idle`.
 //!
 //! Run by `tests/run` inside `tests/isolate`. Invariant: real parts only, and every wait is for a
 //! condition with a deadline.
@@ -6,6 +7,7 @@
 mod cluster;
 mod e2e;
 mod idle;
+mod packaging;
 
 use std::process::ExitCode;
 
@@ -14,8 +16,10 @@ fn main() -> ExitCode {
     match args.next().as_deref() {
         Some("e2e") => e2e::run(args.next().as_deref().unwrap_or_default()),
         Some("idle") => idle::run(),
+        Some("prepare") => packaging::prepare(),
+        Some("packaging") => packaging::run(args.next().as_deref().unwrap_or_default()),
         _ => {
-            eprintln!("usage: tests e2e [FILTER] | tests idle");
+            eprintln!("usage: tests e2e|packaging [FILTER] | tests prepare|idle");
             ExitCode::from(64)
         }
     }

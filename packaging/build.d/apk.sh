@@ -56,16 +56,25 @@ apk_sign() {
     apk_cut "$folder.tar" | gzip -9n >"$2"
 }
 
-# One file after the other, since each has its own checksum in its header.
+# One file after the other, since each has its own checksum in its header. GNU tar writes a header only
+# if it has a reason of its own: half a second, which the plain header cannot say.
 apk_data() {
     local folder=$1 archive=$2 name options
-    options='exthdr.name=%d/PaxHeaders/%f,delete=atime,delete=ctime,delete=mtime'
-    tar -C "$folder" --format=pax -b 1 --pax-option="$options" -cf "$archive" --files-from /dev/null
+    options='exthdr.name=%d/PaxHeaders/%f,delete=atime,delete=ctime'
+    find "$folder" -exec touch -h -d "@$SOURCE_DATE_EPOCH.5" {} +
+    : >"$archive"
     while read -r name; do
         local with=$options
-        [ -d "$folder/$name" ] || with=$with,APK-TOOLS.checksum.SHA1:=$(sha1sum "$folder/$name" | cut -d' ' -f1)
-        tar -C "$folder" --format=pax -b 1 --pax-option="$with" --owner=root:0 --group=root:0 --no-recursion -rf "$archive" "$name"
+        # A link's checksum is that of its target's name.
+        if [ -L "$folder/$name" ]; then
+            with=$with,APK-TOOLS.checksum.SHA1:=$(readlink -n "$folder/$name" | sha1sum | cut -d' ' -f1)
+        elif [ ! -d "$folder/$name" ]; then
+            with=$with,APK-TOOLS.checksum.SHA1:=$(sha1sum "$folder/$name" | cut -d' ' -f1)
+        fi
+        tar -C "$folder" --format=pax -b 1 --pax-option="$with" --owner=root:0 --group=root:0 --no-recursion -cf "$archive.part" "$name"
+        apk_cut "$archive.part" >>"$archive"
     done < <(cd "$folder" && find . -mindepth 1 -printf '%P\n' | sort)
+    head -c 1024 /dev/zero >>"$archive"
 }
 
 apk_info() {

@@ -47,7 +47,7 @@ repo_apk() {
     local root=$out/repo/apk/$machine package
     apk_key
     mkdir -p "$root" "$work/index"
-    ln "$out"/*.apk "$root/"
+    ln "$out"/*-"$version-r$revision".apk "$root/"
     cp "$apk_key.pub" "$out/repo/apk/"
     for package in $(packages_of apk); do cat "$out/.$package.index"; done >"$work/index/APKINDEX"
     echo "k3s $version" >"$work/index/DESCRIPTION"

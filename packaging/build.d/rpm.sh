@@ -25,7 +25,7 @@ build_rpm() {
                 case ,$flags, in *,conffile,*) printf '%%config(noreplace) ' ;; esac
                 [ "$file" = dir ] && printf '%%dir '
                 case $target in /usr/share/man/*) printf '%%doc ' ;; esac
-                echo "%attr($mode,root,root) $target"
+                if [[ $file == '->'* ]]; then echo "$target"; else echo "%attr($mode,root,root) $target"; fi
             done < <(expand rpm)
         done
         echo '%changelog'

@@ -12,8 +12,10 @@ forget() {
     fi
     rm -rf --one-file-system /etc/rancher/k3s /etc/rancher/node /run/k3s /run/flannel \
         /var/lib/kubelet /var/lib/cni/networks/cbr0 /var/log/pods /var/log/containers
-    rm -f /var/log/k3s.log*
-    rmdir /var/lib/cni/networks /var/lib/cni /etc/rancher 2>/dev/null || true
+    rm -f /var/log/k3s.log* /var/lib/cni/results/cbr0-* /var/lib/cni/results/cni-loopback-*
+    rmdir /var/lib/cni/results /var/lib/cni/networks /var/lib/cni /etc/rancher 2>/dev/null || true
+    # Where control groups are of version 1, the last process may leave after its unit did.
+    find /sys/fs/cgroup -depth -type d -path '*/k3s.slice*' -exec rmdir {} + 2>/dev/null || true
     sed -n 's/^\(k3s\(-[a-z-]*\)\{0,1\}\):.*/\1/p' /etc/passwd | while read -r user; do
         userdel "$user" 2>/dev/null || deluser "$user" 2>/dev/null || true
     done

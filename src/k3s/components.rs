@@ -142,14 +142,44 @@ mod tests {
         {
             let mut text = Vec::new();
             clap_complete::generate(shell, &mut cli(), "k3s", &mut text);
-            let path = folder.join(name);
-            if std::env::var_os("GENERATE").is_some() {
-                fs::create_dir_all(&folder).unwrap();
-                fs::write(&path, &text).unwrap();
-            }
-            let committed = fs::read(&path).unwrap_or_default();
-            assert!(committed == text, "{name}: run GENERATE=1 cargo test -p k3s and commit it");
+            check_generated(&folder, name, &text);
         }
+    }
+
+    /// So are the man pages: roles and components in section 8, what people type in section 1.
+    #[test]
+    fn man_pages_are_up_to_date() {
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../packaging/man");
+        // Each page shows one command; those below it are shown with it, flattened.
+        let page = |command: Command, title: &str, section: &str| {
+            let command = command.name(title.to_owned()).display_name(title.to_owned());
+            let man = clap_mangen::Man::new(command)
+                .title(title.to_uppercase())
+                .section(section)
+                .source(concat!("k3s ", env!("CARGO_PKG_VERSION")))
+                .manual("k3s")
+                .date("");
+            let mut text = Vec::new();
+            man.render(&mut text).unwrap();
+            check_generated(&folder, &format!("{title}.{section}"), &text);
+        };
+        page(cli(), "k3s", "1");
+        for command in cli().get_subcommands().filter(|command| !command.is_hide_set()) {
+            let name = command.get_name();
+            let daemon = find(name).is_some() || matches!(name, "server" | "agent");
+            let command = command.clone().flatten_help(true);
+            page(command, &format!("k3s-{name}"), if daemon { "8" } else { "1" });
+        }
+    }
+
+    fn check_generated(folder: &Path, name: &str, text: &[u8]) {
+        let path = folder.join(name);
+        if std::env::var_os("GENERATE").is_some() {
+            fs::create_dir_all(folder).unwrap();
+            fs::write(&path, text).unwrap();
+        }
+        let committed = fs::read(&path).unwrap_or_default();
+        assert!(committed == text, "{name}: run GENERATE=1 cargo test -p k3s and commit it");
     }
 
     #[test]

@@ -15,6 +15,7 @@ mod images;
 mod manifests;
 mod owners;
 mod renewal;
+mod replace;
 mod role;
 mod runtime;
 mod server;

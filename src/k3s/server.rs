@@ -22,7 +22,7 @@ use crate::bus::{self, Bus};
 use crate::runtime::{self, Runtime};
 use crate::settings::Server;
 use crate::units::Units;
-use crate::{control, manifests, renewal, role, trust};
+use crate::{control, manifests, renewal, replace, role, trust};
 
 /// The role takes its bus name late: it may start the bus itself.
 pub(crate) static COMPONENT: Component = Component { name: "k3s-server", bus: "" };
@@ -47,6 +47,7 @@ pub(crate) async fn run(cx: Context, server: Server, again: Again) -> Result<()>
     manifests::stage(&server)?;
     backend.start(&server.node.paths).await?;
     let mut tasks = JoinSet::new();
+    tasks.spawn(replace::follow(cx.clone()));
     tasks.spawn(renew(cx.stop.clone(), server.clone()));
     let states = backend.states().to_vec();
     tasks.spawn(bus::own_name(cx.clone(), BUS_NAME, bus.clone(), states));

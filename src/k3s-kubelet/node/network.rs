@@ -8,6 +8,8 @@ use std::time::Duration;
 use futures::StreamExt as _;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
+use zbus::fdo::PropertiesProxy;
+use zbus::proxy::CacheProperties;
 
 use crate::cri::Runtime;
 
@@ -94,9 +96,15 @@ async fn reason(runtime: &Runtime, flannel: Flannel) -> Option<String> {
 }
 
 async fn listen(bus: &zbus::Connection, told: &watch::Sender<Flannel>) -> zbus::Result<()> {
-    let proxy = Flannel1Proxy::new(bus).await?;
+    // Every look asks flannel itself: what zbus keeps goes stale when the bus starts flannel.
+    let proxy = Flannel1Proxy::builder(bus).cache_properties(CacheProperties::No).build().await?;
+    let properties = PropertiesProxy::builder(bus)
+        .destination("io.k3s.Flannel1")
+        .path("/io/k3s")
+        .build()
+        .await?;
     let mut owner = proxy.inner().receive_owner_changed().await?;
-    let mut ready = proxy.receive_ready_changed().await;
+    let mut changes = properties.receive_properties_changed().await?;
     told.send_replace(proxy.ready().await.ok());
     loop {
         tokio::select! {
@@ -108,8 +116,8 @@ async fn listen(bus: &zbus::Connection, told: &watch::Sender<Flannel>) -> zbus::
                 };
                 told.send_replace(state);
             }
-            Some(change) = ready.next() => {
-                if let Ok(value) = change.get().await {
+            Some(_) = changes.next() => {
+                if let Ok(value) = proxy.ready().await {
                     if value {
                         let cidr = proxy.pod_cidr().await.unwrap_or_default();
                         tracing::debug!(cidr, "Flannel is ready");

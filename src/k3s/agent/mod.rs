@@ -29,7 +29,7 @@ use crate::runtime::{self, Runtime};
 use crate::server::{failed, lock};
 use crate::settings::{Agent, Node};
 use crate::units::Units;
-use crate::{renewal, role, trust};
+use crate::{renewal, replace, role, trust};
 
 /// The role takes its bus name late: it may start the bus itself.
 pub(crate) static COMPONENT: Component = Component { name: "k3s-agent", bus: "" };
@@ -60,6 +60,7 @@ pub(crate) async fn run(cx: Context, agent: Agent) -> Result<()> {
     all.extend(units.containerd(&node)?);
     let mut backend = Backend::open(all).await?;
     let mut tasks = towards_servers(&cx, &node, door, servers.clone());
+    tasks.spawn(replace::follow(cx.clone()));
     backend.start(&node.paths).await?;
     tasks.spawn(bus::own_name(cx.clone(), BUS_NAME, bus, backend.states().to_vec()));
     runtime.link_cni()?;

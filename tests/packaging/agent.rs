@@ -1,0 +1,81 @@
+//! A second machine joins as an agent over a bridge, reboots, and is uninstalled.
+
+use std::fs;
+
+use anyhow::{Context, Result, ensure};
+
+use super::inventory::{difference, take};
+use super::machine::Machine;
+use super::server::{image, install, ready};
+use super::{Report, base};
+
+const POD: &str = "apiVersion: v1
+kind: Pod
+metadata: { name: far }
+spec:
+  nodeName: agent
+  terminationGracePeriodSeconds: 0
+  containers:
+  - name: sh
+    image: docker.io/library/busybox:1.35
+    command: [sh, -c, 'echo from afar; exec sleep 1000000']
+";
+
+pub(crate) fn run(report: &mut Report) -> Result<()> {
+    let server = report.step("a server starts", || {
+        let machine = Machine::new("server", 1)?;
+        fs::copy("target/tools/kubectl", machine.root.join("mnt/kubectl")).context("kubectl")?;
+        fs::write(machine.root.join("mnt/pod.yaml"), POD)?;
+        install(&machine, &["k3s", "k3s-server"], base::REVISIONS[0])?;
+        machine.run(&["systemctl", "enable", "--now", "k3s-server"])?;
+        Ok(machine)
+    })?;
+    let mut agent = report.step("a second machine boots", || Machine::new("agent", 2))?;
+    let joined = join(report, &server, &mut agent);
+    joined.map_err(|err| err.context(server.journal()).context(agent.journal()))
+}
+
+fn join(report: &mut Report, server: &Machine, agent: &mut Machine) -> Result<()> {
+    let before = take(agent)?;
+    report.step("enable --now k3s-agent returns when the node is Ready", || {
+        install(agent, &["k3s", "k3s-agent"], base::REVISIONS[0])?;
+        image(agent)?;
+        let token = fs::read_to_string(server.root.join("var/lib/rancher/k3s/server/node-token"))?;
+        let config = format!("server: https://10.88.0.1:6443\ntoken: {}\n", token.trim());
+        fs::write(agent.root.join("etc/rancher/k3s/config.yaml"), config)?;
+        agent.run(&["systemctl", "enable", "--now", "k3s-agent"])?;
+        let condition = "jsonpath={.status.conditions[?(@.type=='Ready')].status}";
+        let state = server.kubectl(&["get", "node", "agent", "-o", condition])?;
+        ensure!(state == "True", "Ready is {state}");
+        Ok(())
+    })?;
+    report.step("a pod runs there, its logs come through the tunnel", || {
+        server.wait("the service account", 60, &mut || {
+            Ok(server.kubectl(&["get", "serviceaccount", "default"]).is_ok())
+        })?;
+        server.kubectl(&["apply", "-f", "/mnt/pod.yaml"])?;
+        server.kubectl(&["wait", "--for=condition=Ready", "pod/far", "--timeout=120s"])?;
+        ensure!(server.kubectl(&["logs", "far"])? == "from afar\n");
+        ensure!(server.kubectl(&["exec", "far", "--", "hostname"])? == "far\n");
+        Ok(())
+    })?;
+    report.step("the agent comes back after a reboot", || {
+        agent.reboot()?;
+        // Active means that the node is Ready again.
+        agent.wait("the agent", 120, &mut || {
+            Ok(agent.shell("systemctl is-active k3s-agent || true")?.trim() == "active")
+        })?;
+        ready(server)?;
+        server.kubectl(&["wait", "--for=condition=Ready", "pod/far", "--timeout=120s"])?;
+        ensure!(server.kubectl(&["exec", "far", "--", "hostname"])? == "far\n");
+        Ok(())
+    })?;
+    report.step("k3s-agent-uninstall.sh leaves nothing", || {
+        agent.run(&["k3s-agent-uninstall.sh"])?;
+        agent.run(&["apt-get", "-qy", "autoremove", "--purge"])?;
+        agent.run(&["systemctl", "reset-failed"])?;
+        let difference = difference(&before, &take(agent)?);
+        ensure!(difference.is_empty(), "the machine is not as it was:\n{difference}");
+        Ok(())
+    })
+}

@@ -1,0 +1,72 @@
+//! Packages on machines that boot: install, run pods, restart, reboot, upgrade, remove, purge.
+//!
+//! Invariant: each story runs on a fresh Debian 12 with systemd as process 1, steps in order, and
+//! compares a full inventory from before the installation with one from after the purge.
+
+mod agent;
+mod base;
+mod formats;
+mod inventory;
+mod machine;
+mod server;
+
+use std::process::ExitCode;
+use std::time::Instant;
+
+use anyhow::Result;
+
+/// A story: its name, and its steps.
+struct Story {
+    name: &'static str,
+    run: fn(&mut Report) -> Result<()>,
+}
+
+const STORIES: &[Story] = &[
+    Story { name: "formats", run: formats::run },
+    Story { name: "server", run: server::run },
+    Story { name: "agent", run: agent::run },
+];
+
+/// What the steps of the stories came to.
+pub(crate) struct Report {
+    story: &'static str,
+    passed: u32,
+}
+
+impl Report {
+    /// Runs one step and says how long it took.
+    fn step<T>(&mut self, name: &str, work: impl FnOnce() -> Result<T>) -> Result<T> {
+        let begun = Instant::now();
+        let done = work().map_err(|err| err.context(name.to_owned()))?;
+        self.passed += 1;
+        println!("ok      {}: {name} ({} ms)", self.story, begun.elapsed().as_millis());
+        Ok(done)
+    }
+}
+
+/// Makes what the stories need from the network, outside `tests/isolate`.
+pub(crate) fn prepare() -> ExitCode {
+    match base::prepare() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(err) => {
+            eprintln!("packaging: {err:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Runs the stories whose name contains the filter.
+pub(crate) fn run(filter: &str) -> ExitCode {
+    let (mut passed, mut failed) = (0, 0);
+    for story in STORIES.iter().filter(|story| story.name.contains(filter)) {
+        let mut report = Report { story: story.name, passed: 0 };
+        let result = (story.run)(&mut report);
+        passed += report.passed;
+        if let Err(err) = result {
+            failed += 1;
+            println!("FAILED  {}: {err:#}", story.name);
+        }
+    }
+    println!("packaging: {passed} passed, {failed} failed");
+    if failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
