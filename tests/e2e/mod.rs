@@ -7,6 +7,7 @@ mod agents;
 mod bus;
 mod certificates;
 mod controllers;
+mod custom;
 mod faults;
 mod kubectl;
 mod lifecycle;
@@ -59,6 +60,7 @@ pub(crate) fn run(filter: &str) -> ExitCode {
                 .chain(controllers::STEPS)
                 .chain(bus::STEPS)
                 .chain(restarts::STEPS)
+                .chain(custom::STEPS)
                 .chain(mesh::STEPS)
                 .chain(agents::STEPS)
                 .chain(kubectl::STEPS)

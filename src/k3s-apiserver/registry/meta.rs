@@ -75,6 +75,8 @@ fn accessors(meta: &Value, path: &Path, errs: &mut FieldErrors) {
 pub fn validate_update(new: &Object, old: &Object, errs: &mut FieldErrors) {
     let before = errs.0.len();
     update_once(new, old, errs);
+    // What also holds for new objects is looked at once more by each.
+    accessors(&new["metadata"], &Path::new("metadata"), errs);
     errs.0.extend_from_within(before..);
 }
 

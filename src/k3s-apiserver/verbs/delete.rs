@@ -29,6 +29,8 @@ use crate::storage::entry::Entry;
 /// Attempts against others who write at the same time.
 const ATTEMPTS: usize = 20;
 
+const ORPHANED_PODS: &str = "child pods are preserved by default when jobs are deleted; set propagationPolicy=Background to remove them or set propagationPolicy=Orphan to suppress this warning";
+
 const ORPHAN: &str = "orphan";
 const FOREGROUND: &str = "foregroundDeletion";
 
@@ -45,6 +47,13 @@ pub async fn delete(call: &Call<'_>, kind: &Kind, body: Bytes) -> Result<Respons
     let options = options(call, &body)?;
     let mut draft = draft(call, kind, &options)?;
     let name = &call.info.name;
+    if kind.resource == "jobs.batch"
+        && kind.strategy.orphans_by_default()
+        && options.propagation.is_none()
+        && options.orphan.is_none()
+    {
+        draft.warnings.push(ORPHANED_PODS.to_owned());
+    }
     let deleted = delete_object(&mut draft, name, &options).await?;
     let mut response = match deleted {
         Deleted::Stays(entry) => {

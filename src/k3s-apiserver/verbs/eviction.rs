@@ -6,10 +6,12 @@ use http::{Response, StatusCode};
 use serde_json::{Value, json};
 
 use super::delete::delete_object;
+use super::managed;
 use super::object::decode;
 use super::options::{DeleteOptions, WriteOptions};
 use super::render::{self, success};
-use super::write::{Draft, meta_text};
+use super::update::{Source, update_object};
+use super::write::{Author, Draft, meta_text};
 use crate::body::Body;
 use crate::filter::Call;
 use crate::kinds::{Kind, Sub};
@@ -57,10 +59,36 @@ pub async fn evict(
     if !may_ignore_budgets(&pod) {
         take_disruption(&draft, &pod, &entry).await?;
     }
+    tell_why(&mut draft, name).await?;
     delete_object(&mut draft, name, &options).await?;
     let mut response = render::status(accept, StatusCode::CREATED, &success(StatusCode::CREATED));
     render::warn(&mut response, &draft.warnings);
     Ok(response)
+}
+
+/// Puts the reason into the pod's status, for those who see it go.
+async fn tell_why(draft: &mut Draft<'_>, name: &str) -> Result<(), Status> {
+    let condition = json!({
+        "type": "DisruptionTarget", "status": "True", "reason": "EvictionByEvictionAPI",
+        "message": "Eviction API: evicting", "lastProbeTime": null,
+        "lastTransitionTime": super::write::time_text(draft.now),
+    });
+    let make = |old: &Object, _: &mut Vec<String>| {
+        let mut pod = old.clone();
+        let mut conditions = old["status"]["conditions"].as_array().cloned().unwrap_or_default();
+        conditions.retain(|known| known["type"] != condition["type"]);
+        conditions.push(condition.clone());
+        pod["status"]["conditions"] = conditions.into();
+        Ok(pod)
+    };
+    let manager = managed::manager(draft);
+    let author = std::mem::replace(&mut draft.author, Author::Server);
+    draft.subresource = "status";
+    let done =
+        update_object(draft, name, Source::Patch, managed::How::Update(&manager), make).await;
+    draft.subresource = "";
+    draft.author = author;
+    done.map(|_| ())
 }
 
 /// Pods that are done, not started or leaving are no disruption.

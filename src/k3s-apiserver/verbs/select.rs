@@ -105,7 +105,8 @@ fn custom_text(entry: &Entry, path: &JsonPath) -> String {
 }
 
 fn unknown(selectable: &[Selectable], name: &str) -> Status {
-    if selectable.is_empty() {
+    // `name` is the old form of `metadata.name` and no field of the kind.
+    if selectable.iter().all(|field| field.name == "name") {
         let known = "\"metadata.name\", \"metadata.namespace\"";
         return Status::bad_request(format!(
             "\"{name}\" is not a known field selector: only {known}"

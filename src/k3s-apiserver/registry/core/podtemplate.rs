@@ -120,7 +120,9 @@ pub(crate) fn always_restarts(errs: &mut FieldErrors, path: &Path, template: &Va
 
 /// The warnings of a template; an unchanged one earns none.
 pub(crate) fn template_warnings(obj: &Object, old: Option<&Object>, path: &str) -> Vec<String> {
-    if old.is_some_and(|old| at(old, path) == at(obj, path)) {
+    // Any change of the spec earns them again.
+    let same = |path: &str, old: &Object| at(old, path) == at(obj, path);
+    if old.is_some_and(|old| same("metadata.generation", old) && same(path, old)) {
         return Vec::new();
     }
     pod_warnings::of_template(path, at(obj, path))
