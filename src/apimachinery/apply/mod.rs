@@ -41,6 +41,11 @@ pub use validate::Misfits;
 use shape::Ty;
 use validate::Duplicates;
 
+/// Lays a configuration over a live object: maps and keyed lists are merged, all else is replaced.
+pub fn lay_over(node: Node<'_>, live: &Value, config: &Value) -> Value {
+    merge::merge(Ty::Node(node), live, config)
+}
+
 /// The manager of what was there before the first apply.
 const BEFORE_FIRST_APPLY: &str = "before-first-apply";
 

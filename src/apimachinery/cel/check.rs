@@ -207,7 +207,7 @@ const TYPE_NAMES: [&str; 10] =
     ["bool", "int", "uint", "double", "string", "bytes", "list", "map", "null_type", "type"];
 
 /// Namespaces whose functions are called by a dotted name.
-pub(super) const NAMESPACES: [&str; 5] = ["sets", "math", "optional", "format", "ip"];
+pub(super) const NAMESPACES: [&str; 6] = ["sets", "math", "optional", "format", "ip", "jsonpatch"];
 
 pub(super) fn check(root: &Expr, variables: &BTreeMap<String, Ty>) -> Result<Ty, Problem> {
     let scope = variables.iter().map(|(name, ty)| (name.clone(), ty.clone())).collect();

@@ -94,6 +94,7 @@ fn made(function: &str, text: &str) -> Answer {
             None => Err(format!("Invalid semantic version: {text:?}")),
         },
         "format.named" => Ok(Val::some(Val::opaque(Opaque::Format(text.to_owned())))),
+        "jsonpatch.escapeKey" => Ok(Val::text(text.replace('~', "~0").replace('/', "~1"))),
         "optional.of" => Ok(Val::some(Val::text(text))),
         "optional.ofNonZeroValue" => Ok(non_zero(&Val::text(text))),
         _ => return None,

@@ -189,6 +189,36 @@ impl Val {
         found.unwrap_or_else(|| Self::text(text))
     }
 
+    /// The value as JSON; optionals that have none are null.
+    pub fn to_json(&self) -> Value {
+        match self {
+            Self::Null | Self::Optional(None) => Value::Null,
+            Self::Bool(flag) => (*flag).into(),
+            Self::Int(number) => (*number).into(),
+            Self::Uint(number) => (*number).into(),
+            Self::Double(number) => (*number).into(),
+            Self::String(text) => (**text).into(),
+            Self::Bytes(bytes) => STANDARD.encode(bytes).into(),
+            Self::List(items) => items.iter().map(Self::to_json).collect(),
+            Self::Map(map) => {
+                let entry = |(key, value): (&Key, &Self)| {
+                    let name = match key {
+                        Key::String(text) => text.to_string(),
+                        Key::Int(number) => number.to_string(),
+                        Key::Bool(flag) => flag.to_string(),
+                    };
+                    (name, value.to_json())
+                };
+                Value::Object(map.iter().map(entry).collect())
+            }
+            Self::Optional(Some(value)) => value.to_json(),
+            other => match super::text::string(other) {
+                Ok(Self::String(text)) => (*text).into(),
+                _ => Value::Null,
+            },
+        }
+    }
+
     /// The text of a string.
     pub fn as_str(&self) -> Option<&str> {
         match self {

@@ -6,6 +6,7 @@
 
 mod certificates;
 mod limitranger;
+mod mutations;
 mod namespace_lifecycle;
 mod node_restriction;
 mod pod_defaults;
@@ -171,7 +172,7 @@ pub async fn mutate(
         }
         _ => node_restriction::check(cx, Some(object), old)?,
     }
-    Ok(())
+    mutations::mutate(cx, object, old)
 }
 
 /// Lets plugins refuse the request. A DELETE has only `old`.

@@ -26,31 +26,44 @@ pub(super) fn check(
     if cx.group == "admissionregistration.k8s.io" {
         return Ok(());
     }
-    let policies = cx.cluster.list(POLICIES, "");
-    if policies.is_empty() {
-        return Ok(());
+    for (policy, binding) in bound(cx, [POLICIES, BINDINGS], object, old) {
+        bound_policy(cx, &policy, &binding, object, old, warnings)?;
     }
-    let bindings = cx.cluster.list(BINDINGS, "");
-    for policy in policies {
-        let bound = bindings.iter().map(|entry| entry.object());
-        let bound: Vec<Object> =
-            bound.filter(|b| text(b, "spec.policyName") == policy.name()).collect();
-        if bound.is_empty() {
+    Ok(())
+}
+
+/// The policies that speak of a request, each with every binding that does.
+pub(super) fn bound(
+    cx: &Attributes<'_>,
+    [policies, bindings]: [&str; 2],
+    object: Option<&Object>,
+    old: Option<&Object>,
+) -> Vec<(Object, Object)> {
+    let policies = cx.cluster.list(policies, "");
+    if policies.is_empty() {
+        return Vec::new();
+    }
+    let bindings: Vec<Object> =
+        cx.cluster.list(bindings, "").iter().map(|entry| entry.object()).collect();
+    let mut found = Vec::new();
+    for entry in policies {
+        let own = |binding: &&Object| text(binding, "spec.policyName") == entry.name();
+        let bindings: Vec<&Object> = bindings.iter().filter(own).collect();
+        if bindings.is_empty() {
             continue;
         }
-        let policy = policy.object();
+        let policy = entry.object();
         if !matches(cx, at(&policy, "spec.matchConstraints"), object, old) {
             continue;
         }
-        for binding in bound {
-            let narrower = at(&binding, "spec.matchResources");
-            if !narrower.is_null() && !matches(cx, narrower, object, old) {
-                continue;
+        for binding in bindings {
+            let narrower = at(binding, "spec.matchResources");
+            if narrower.is_null() || matches(cx, narrower, object, old) {
+                found.push((policy.clone(), binding.clone()));
             }
-            bound_policy(cx, &policy, &binding, object, old, warnings)?;
         }
     }
-    Ok(())
+    found
 }
 
 /// One policy under one binding.
@@ -115,7 +128,7 @@ fn denied(
 }
 
 /// The parameters that a binding names; one `None` for a policy without any.
-fn params(
+pub(super) fn params(
     cx: &Attributes<'_>,
     policy: &Object,
     binding: &Object,
@@ -231,16 +244,34 @@ fn rule_matches(cx: &Attributes<'_>, rule: &Value) -> bool {
         && (names.is_empty() || names.contains(&cx.name))
 }
 
-struct Evaluation<'a> {
-    cx: &'a Attributes<'a>,
-    policy: &'a Object,
-    object: Option<&'a Object>,
-    old: Option<&'a Object>,
+/// One evaluation of a policy.
+pub(super) struct Evaluation<'a> {
+    pub(super) cx: &'a Attributes<'a>,
+    pub(super) policy: &'a Object,
+    pub(super) object: Option<&'a Object>,
+    pub(super) old: Option<&'a Object>,
 }
 
 impl Evaluation<'_> {
     /// What the policy has against the request: messages with reasons.
     fn run(&self, param: Option<&Object>, fails: bool) -> Vec<(String, String)> {
+        let judged = self.judge(param, |scope, vars| {
+            let validations = list(self.policy, "spec.validations").iter();
+            validations.filter_map(|one| self.validate(one, scope, vars, fails)).collect()
+        });
+        match judged {
+            Ok(found) => found.unwrap_or_default(),
+            Err(why) if fails => vec![(why, "Invalid".to_owned())],
+            Err(_) => Vec::new(),
+        }
+    }
+
+    /// Evaluates in the policy's scope; `None` when its match conditions do not hold.
+    pub(super) fn judge<T>(
+        &self,
+        param: Option<&Object>,
+        judge: impl FnOnce(&Scope, &Vars<'_>) -> T,
+    ) -> Result<Option<T>, String> {
         let declared = match has(self.policy, "spec.paramKind") {
             true => Params::Declared,
             false => Params::None,
@@ -249,24 +280,16 @@ impl Evaluation<'_> {
         let authorize = |asked: &[(String, String)]| self.authorize(asked);
         let mut vars = self.vars(param);
         vars.authorize = Some(&authorize);
-        let failed = |why: String| match fails {
-            true => vec![(why, "Invalid".to_owned())],
-            false => Vec::new(),
-        };
         for condition in list(self.policy, "spec.matchConditions") {
-            match scope.compile(text(condition, "expression")).and_then(|p| p.run(&vars)) {
-                Ok(Val::Bool(true)) => {}
-                Ok(_) => return Vec::new(),
-                Err(why) => return failed(why),
+            let program = scope.compile(text(condition, "expression"))?;
+            if program.run(&vars)? != Val::Bool(true) {
+                return Ok(None);
             }
         }
         let mut variables: Vec<(String, Val)> = Vec::new();
         for variable in list(self.policy, "spec.variables") {
-            let (name, expression) = (text(variable, "name"), text(variable, "expression"));
-            let program = match scope.compile(expression) {
-                Ok(program) => program,
-                Err(why) => return failed(why),
-            };
+            let name = text(variable, "name");
+            let program = scope.compile(text(variable, "expression"))?;
             scope.declare(name, program.ty.clone());
             // A variable that cannot be made matters to those who name it: they find no such key.
             if let Ok(value) = program.run(&vars) {
@@ -275,23 +298,29 @@ impl Evaluation<'_> {
             let known = variables.iter().map(|(name, value)| (name.as_str(), value.clone()));
             vars.set("variables", Val::object(known));
         }
-        let mut found = Vec::new();
-        for validation in list(self.policy, "spec.validations") {
-            let expression = text(validation, "expression").trim();
-            match scope.compile(expression).and_then(|program| program.run(&vars)) {
-                Ok(Val::Bool(true)) => {}
-                Ok(_) => {
-                    let message = self.message(validation, &scope, &vars);
-                    found.push((message, text(validation, "reason").to_owned()));
-                }
-                Err(why) if fails => {
-                    let why = format!("expression '{expression}' resulted in error: {why}");
-                    found.push((why, "Invalid".to_owned()));
-                }
-                Err(_) => {}
+        Ok(Some(judge(&scope, &vars)))
+    }
+
+    /// What one validation has against the request.
+    fn validate(
+        &self,
+        validation: &Value,
+        scope: &Scope,
+        vars: &Vars<'_>,
+        fails: bool,
+    ) -> Option<(String, String)> {
+        let expression = text(validation, "expression").trim();
+        match scope.compile(expression).and_then(|program| program.run(vars)) {
+            Ok(Val::Bool(true)) => None,
+            Ok(_) => {
+                let message = self.message(validation, scope, vars);
+                Some((message, text(validation, "reason").to_owned()))
             }
+            Err(why) => fails.then(|| {
+                let why = format!("expression '{expression}' resulted in error: {why}");
+                (why, "Invalid".to_owned())
+            }),
         }
-        found
     }
 
     fn message(&self, validation: &Value, scope: &Scope, vars: &Vars<'_>) -> String {

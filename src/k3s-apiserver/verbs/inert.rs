@@ -7,7 +7,6 @@ use tracing::warn;
 
 /// Kind, and what does not happen.
 const INERT: &[(&str, &str)] = &[
-    ("MutatingAdmissionPolicy", "it is not applied"),
     ("MutatingWebhookConfiguration", "its webhooks are not called"),
     ("NetworkPolicy", "it is not enforced"),
     ("ResourceClaim", "no driver allocates it"),
