@@ -74,17 +74,17 @@ pub(crate) fn counting(group: &str, plural: &str) -> Option<Resource> {
         .cloned()
 }
 
-type Coming = Box<dyn Fn(&Resource, &str) + Send + Sync>;
+type Going = Box<dyn Fn(&Resource, &str) + Send + Sync>;
 
-/// Who wants to know that an object of a resource came or went in a namespace. The garbage
-/// collector tells, since it watches every resource anyway.
+/// Who wants to know that an object of a resource is gone from a namespace. The garbage collector
+/// tells, since it watches every resource anyway.
 #[derive(Default)]
-pub(crate) struct Comings {
-    subscribers: Mutex<Vec<Coming>>,
+pub(crate) struct Goings {
+    subscribers: Mutex<Vec<Going>>,
 }
 
-impl Comings {
-    /// Calls back for every object that comes or goes. It must not block.
+impl Goings {
+    /// Calls back for every object that goes. It must not block.
     pub(crate) fn subscribe(&self, call: impl Fn(&Resource, &str) + Send + Sync + 'static) {
         self.locked().push(Box::new(call));
     }
@@ -95,7 +95,7 @@ impl Comings {
         }
     }
 
-    fn locked(&self) -> MutexGuard<'_, Vec<Coming>> {
+    fn locked(&self) -> MutexGuard<'_, Vec<Going>> {
         self.subscribers.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -137,7 +137,7 @@ pub(crate) struct Caches {
     pub storage_classes: Reflector<StorageClass>,
     pub signing_requests: Reflector<SigningRequest>,
     pub bootstrap_tokens: Reflector<BootstrapToken>,
-    pub comings: Comings,
+    pub goings: Goings,
 }
 
 impl Caches {
@@ -202,7 +202,7 @@ impl Caches {
                     ..Selection::default()
                 },
             ),
-            comings: Comings::default(),
+            goings: Goings::default(),
         }
     }
 

@@ -195,8 +195,8 @@ impl Collector {
 
     fn changed<T: HasMeta>(&self, resource: &Arc<Resource>, event: &Event<T>) {
         let meta = event.object().meta();
-        if !meta.namespace.is_empty() && !matches!(event, Event::Updated { .. }) {
-            self.cx.caches.comings.tell(resource, &meta.namespace);
+        if !meta.namespace.is_empty() && matches!(event, Event::Deleted(_)) {
+            self.cx.caches.goings.tell(resource, &meta.namespace);
         }
         let mut state = self.state();
         let mut concerned = Vec::new();

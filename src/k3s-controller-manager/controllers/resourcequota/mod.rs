@@ -1,8 +1,11 @@
 //! ResourceQuotas: `status` says what the namespace uses of what it may.
 //!
 //! Pods, Services and claims are measured from the caches; every other resource is counted at the
-//! server, when an object of it comes or goes. Who notices that for resources without a cache is
-//! the garbage collector, which watches everything; without it they are counted at each resync.
+//! server, when an object of it goes. Who notices that for resources without a cache is the garbage
+//! collector, which watches everything; without it they are counted at each resync.
+//!
+//! Invariant: what comes is charged by the API server's admission and never measured here at once,
+//! since a cache that lags behind a charge would take it back.
 
 mod usage;
 
@@ -38,7 +41,7 @@ pub(crate) struct Quota {
     status: QuotaStatus,
 }
 
-#[derive(Clone, Debug, Default, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 struct QuotaSpec {
     #[serde(deserialize_with = "null_default")]
@@ -48,14 +51,14 @@ struct QuotaSpec {
     scope_selector: ScopeSelector,
 }
 
-#[derive(Clone, Debug, Default, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 struct ScopeSelector {
     #[serde(deserialize_with = "null_default")]
     match_expressions: Vec<ScopeTerm>,
 }
 
-#[derive(Clone, Debug, Default, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 struct ScopeTerm {
     scope_name: String,
@@ -80,6 +83,12 @@ impl HasMeta for Quota {
 }
 
 impl Quota {
+    /// Whether the status does not tell of every limit yet.
+    fn lacks_figures(&self) -> bool {
+        self.status.hard != self.spec.hard
+            || self.spec.hard.keys().any(|name| !self.status.used.contains_key(name))
+    }
+
     /// Scopes and scope selector in one form.
     fn scope_terms(&self) -> Vec<ScopeTerm> {
         let plain = self.spec.scopes.iter().map(|scope| ScopeTerm {
@@ -95,7 +104,12 @@ pub(crate) fn start(cx: &Cx) -> Running {
     let queue = WorkQueue::new();
     let filled = queue.clone();
     cx.caches.quotas.on_event(move |event| {
-        if !matches!(event, Event::Deleted(_)) {
+        let stale = match event {
+            Event::Added(_) => true,
+            Event::Updated { old, new } => old.spec != new.spec || new.lacks_figures(),
+            Event::Deleted(_) => false,
+        };
+        if stale {
             filled.add(event.object().metadata.key());
         }
     });
@@ -113,16 +127,25 @@ pub(crate) fn start(cx: &Cx) -> Running {
     cx.caches.pods.on_event(move |event| {
         let counts = |pod: &Pod| (pod.is_finished(), pod.metadata.generation);
         match event {
+            Event::Added(_) => {}
             Event::Updated { old, new } if counts(old) == counts(new) => {}
             _ => changed(&event.object().metadata.namespace),
         }
     });
     let changed = measured(cx);
-    cx.caches.services.on_event(move |event| changed(&event.object().metadata.namespace));
+    cx.caches.services.on_event(move |event| {
+        if !matches!(event, Event::Added(_)) {
+            changed(&event.object().metadata.namespace);
+        }
+    });
     let changed = measured(cx);
-    cx.caches.claims.on_event(move |event| changed(&event.object().metadata.namespace));
+    cx.caches.claims.on_event(move |event| {
+        if !matches!(event, Event::Added(_)) {
+            changed(&event.object().metadata.namespace);
+        }
+    });
     let (filled, quotas) = (queue.clone(), cx.caches.quotas.lister());
-    cx.caches.comings.subscribe(move |resource, namespace| {
+    cx.caches.goings.subscribe(move |resource, namespace| {
         let same = |name: &String| {
             counted(name).is_some_and(|it| it == (&*resource.group, &*resource.plural))
         };
