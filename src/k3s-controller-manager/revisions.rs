@@ -118,7 +118,8 @@ async fn renumber(cx: &Cx, revision: &Revision, number: i64) -> Result<()> {
     Ok(())
 }
 
-/// Deletes the oldest revisions that nothing uses, beyond the limit.
+/// Deletes the oldest revisions that nothing uses, beyond the limit. `used` has what pods carry as
+/// [`HASH`]: the hashes of revisions, or their names.
 pub(crate) async fn clean_up(
     cx: &Cx,
     uid: &str,
@@ -128,7 +129,10 @@ pub(crate) async fn clean_up(
     let limit = limit.and_then(|it| usize::try_from(it).ok()).unwrap_or(HISTORY);
     let unused: Vec<Arc<Revision>> = list(cx, uid)
         .into_iter()
-        .filter(|it| it.metadata.labels.get(HASH).is_none_or(|hash| !used.contains(hash)))
+        .filter(|it| {
+            let hash = it.metadata.labels.get(HASH);
+            !used.contains(&it.metadata.name) && hash.is_none_or(|hash| !used.contains(hash))
+        })
         .collect();
     for revision in unused.iter().take(unused.len().saturating_sub(limit)) {
         let key = revision.metadata.key();

@@ -12,6 +12,7 @@ pub(super) const STEPS: &[Step] = &[
     ("a Job fails an index by its own limit and completes the others", job_per_index),
     ("a Job's policies end it early", job_policies),
     ("claims go with their StatefulSet where that is asked for", claim_retention),
+    ("a quota is never exceeded, and says so on the owner of what it refuses", quota),
     ("a pod of high priority displaces one of low priority", preemption),
     ("a claim gets a local volume, which goes with the claim", local_path),
     ("a manifest in the folder is applied, changed and pruned", addons),
@@ -49,6 +50,36 @@ fn condition_reason(cluster: &mut Cluster, job: &str, kind: &str) -> Result<Stri
         Ok(!reason.is_empty())
     })?;
     Ok(reason)
+}
+
+fn quota(cluster: &mut Cluster) -> Result<()> {
+    kubectl(&["create", "namespace", "narrow"])?;
+    kubectl(&["-n", "narrow", "create", "quota", "two", "--hard=pods=2"])?;
+    cluster.wait("the quota's status", PATIENCE, || {
+        let path = "jsonpath={.status.hard.pods}/{.status.used.pods}";
+        Ok(kubectl(&["-n", "narrow", "get", "quota", "two", "-o", path])? == "2/0")
+    })?;
+    let image = format!("--image={IMAGE}");
+    kubectl(&[
+        "-n",
+        "narrow",
+        "create",
+        "deployment",
+        "five",
+        "--replicas=5",
+        &image,
+        "--",
+        "sleep",
+        "9999",
+    ])?;
+    cluster.wait("the refusal on the Deployment", PATIENCE, || {
+        let path = "jsonpath={.status.conditions[?(@.type=='ReplicaFailure')].message}";
+        let said = kubectl(&["-n", "narrow", "get", "deployment", "five", "-o", path])?;
+        Ok(said.contains("exceeded quota: two, requested: pods=1, used: pods=2, limited: pods=2"))
+    })?;
+    let pods = kubectl(&["-n", "narrow", "get", "pods", "-o", "name"])?;
+    ensure!(pods.lines().count() == 2, "{pods}");
+    kubectl(&["delete", "namespace", "narrow", "--timeout=60s"]).map(drop)
 }
 
 fn job_per_index(cluster: &mut Cluster) -> Result<()> {

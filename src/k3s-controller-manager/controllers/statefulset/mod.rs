@@ -80,7 +80,7 @@ async fn reconcile(cx: &Cx, key: &Key) -> Result<Action> {
     .collect();
     let owner = (&STATEFUL_SETS, &set.metadata);
     let pods = claim_all(cx, owner, &set.spec.selector, &caches.pods, candidates).await?;
-    let plan = plan(&set, &pods, (&current.hash, &update.hash), now());
+    let plan = plan(&set, &pods, (&current.name, &update.name), now());
 
     let recorder = cx.recorder.named(NAME);
     let owner = Owner { resource: &STATEFUL_SETS, meta: &set.metadata, recorder: &recorder };
@@ -98,7 +98,7 @@ async fn reconcile(cx: &Cx, key: &Key) -> Result<Action> {
     }
     let mut used: BTreeSet<String> =
         pods.iter().filter_map(|pod| pod.metadata.labels.get(HASH).cloned()).collect();
-    used.extend([current.hash, update.hash]);
+    used.extend([current.name, update.name]);
     revisions::clean_up(cx, &set.metadata.uid, &used, set.spec.revision_history_limit).await?;
     Ok(again)
 }
@@ -137,7 +137,7 @@ async fn create(
             pod["metadata"][part] = template["metadata"][part].clone();
         }
     }
-    let pod = identity(pod, set, ordinal, &name, &revision.hash);
+    let pod = identity(pod, set, ordinal, &name, &revision.name);
     match cx.rest.create::<Pod>(&PODS, namespace, &pod).await {
         Ok(made) => {
             cx.caches.pods.observe(made);
@@ -156,15 +156,16 @@ async fn create(
     }
 }
 
-/// Name, labels, host name and claims of one ordinal.
-fn identity(mut pod: Value, set: &StatefulSet, ordinal: i32, name: &str, hash: &str) -> Value {
+/// Name, labels, host name and claims of one ordinal. Unlike a DaemonSet's, the label of the
+/// revision is its whole name.
+fn identity(mut pod: Value, set: &StatefulSet, ordinal: i32, name: &str, revision: &str) -> Value {
     if let Some(metadata) = pod["metadata"].as_object_mut() {
         metadata.remove("generateName");
     }
     pod["metadata"]["name"] = json!(name);
     pod["metadata"]["labels"]["statefulset.kubernetes.io/pod-name"] = json!(name);
     pod["metadata"]["labels"]["apps.kubernetes.io/pod-index"] = json!(ordinal.to_string());
-    pod["metadata"]["labels"][HASH] = json!(hash);
+    pod["metadata"]["labels"][HASH] = json!(revision);
     pod["spec"]["hostname"] = json!(name);
     pod["spec"]["subdomain"] = json!(set.spec.service_name);
     let mut volumes = pod["spec"]["volumes"].as_array().cloned().unwrap_or_default();

@@ -41,7 +41,7 @@ pub(super) fn ordinals(set: &StatefulSet) -> Range<i32> {
     first..first + set.spec.replicas.unwrap_or(1)
 }
 
-/// Decides; `current` and `update` are the revision hashes.
+/// Decides; `current` and `update` are the revisions' names.
 pub(super) fn plan(
     set: &StatefulSet,
     pods: &[Arc<Pod>],
@@ -152,10 +152,9 @@ fn status(
     now: Timestamp,
 ) -> StatefulSetStatus {
     let count = |test: &dyn Fn(&Pod) -> bool| size(pods.values().filter(|pod| test(pod)).count());
-    let of = |pod: &Pod, hash: &str| {
-        !pod.metadata.is_deleting() && pod.metadata.labels.get(HASH).is_some_and(|it| it == hash)
+    let of = |pod: &Pod, name: &str| {
+        !pod.metadata.is_deleting() && pod.metadata.labels.get(HASH).is_some_and(|it| it == name)
     };
-    let name = |hash: &str| format!("{}-{hash}", set.metadata.name);
     let mut status = StatefulSetStatus {
         observed_generation: set.metadata.generation,
         replicas: count(&|_| true),
@@ -163,8 +162,8 @@ fn status(
         available_replicas: count(&|pod| pod.is_available(set.spec.min_ready_seconds, now)),
         current_replicas: count(&|pod| of(pod, current)),
         updated_replicas: count(&|pod| of(pod, update)),
-        current_revision: name(current),
-        update_revision: name(update),
+        current_revision: current.to_owned(),
+        update_revision: update.to_owned(),
         collision_count: set.status.collision_count,
     };
     // A finished update makes the update revision the current one.
@@ -196,10 +195,10 @@ mod tests {
         set
     }
 
-    fn pod(ordinal: i32, hash: &str, ready: bool) -> Arc<Pod> {
+    fn pod(ordinal: i32, revision: &str, ready: bool) -> Arc<Pod> {
         let mut pod = Pod::default();
         pod.metadata.name = format!("db-{ordinal}");
-        pod.metadata.labels.insert(HASH.into(), hash.into());
+        pod.metadata.labels.insert(HASH.into(), revision.into());
         let status = if ready { "True" } else { "False" };
         pod.status.conditions.push(Condition::new("Ready", status, "", ""));
         Arc::new(pod)
