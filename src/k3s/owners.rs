@@ -33,6 +33,11 @@ pub(crate) fn hand_over(data: &Path) -> Result<()> {
         fs::set_permissions(&folder, fs::Permissions::from_mode(0o711))
             .with_context(|| format!("opening {} for passage", folder.display()))?;
     }
+    // The store may not make its folder itself: the one above is root's.
+    let server = data.join("server");
+    if server.is_dir() {
+        fs::create_dir_all(server.join("db")).context("creating server/db")?;
+    }
     for (path, user) in OWNED {
         let path = data.join(path);
         if let Some((uid, gid)) = ids(&users, user) {
