@@ -222,7 +222,7 @@ complete -c k3s -n "__fish_k3s_using_subcommand server" -l flannel-external-ip -
 false\t''"
 complete -c k3s -n "__fish_k3s_using_subcommand server" -l flannel-conf -d 'Not available yet: the pod network is set up by --flannel-backend and --flannel-iface only' -r
 complete -c k3s -n "__fish_k3s_using_subcommand server" -l flannel-cni-conf -d 'Not available yet: the pod network is set up by --flannel-backend and --flannel-iface only' -r
-complete -c k3s -n "__fish_k3s_using_subcommand server" -l servicelb-namespace -d 'Not available yet: there is no service load balancer' -r
+complete -c k3s -n "__fish_k3s_using_subcommand server" -l servicelb-namespace -d 'Not available yet: the service load balancer has no pods' -r
 complete -c k3s -n "__fish_k3s_using_subcommand server" -l helm-job-image -d 'Not available yet: there is no Helm controller; install charts with helm' -r
 complete -c k3s -n "__fish_k3s_using_subcommand server" -l helm-controller-arg -d 'Not available yet: there is no Helm controller; install charts with helm' -r
 complete -c k3s -n "__fish_k3s_using_subcommand server" -l disable-helm-controller -d 'Not available yet: there is no Helm controller; install charts with helm' -r -f -a "true\t''

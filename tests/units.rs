@@ -21,6 +21,7 @@ const EXPOSURE_MAX: &[(&str, u32)] = &[
     ("k3s-proxy.service", 16),
     ("k3s-scheduler.service", 13),
     ("k3s-server.service", 45),
+    ("k3s-shutdown.service", 96),
     ("k3s-store.service", 13),
 ];
 
@@ -57,7 +58,7 @@ impl Root {
         }
         let programs = root.join("usr/bin");
         fs::create_dir_all(&programs).unwrap();
-        for program in ["k3s", "containerd", "kill"] {
+        for program in ["k3s", "k3s-killall.sh", "containerd", "kill"] {
             fs::write(programs.join(program), "#!/bin/sh\n").unwrap();
             let mode = fs::Permissions::from_mode(0o755);
             fs::set_permissions(programs.join(program), mode).unwrap();
