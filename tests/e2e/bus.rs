@@ -12,7 +12,7 @@ use serde::Serialize;
 use zbus::{Connection, Proxy};
 
 use super::Step;
-use super::workload::available;
+use super::workload::{available, client};
 use crate::cluster::{Cluster, PATIENCE, kubectl};
 
 pub(super) const STEPS: &[Step] = &[
@@ -134,8 +134,9 @@ fn drained(cluster: &mut Cluster) -> Result<()> {
         "--image",
         crate::cluster::IMAGE,
         "--",
-        "sleep",
-        "1000",
+        "sh",
+        "-c",
+        "trap exit TERM; while :; do sleep 1; done",
     ])?;
     available(cluster, "leaves", "1")?;
     call(name, kubelet, "Cordon", &())?;
@@ -148,5 +149,7 @@ fn drained(cluster: &mut Cluster) -> Result<()> {
     ensure!(unschedulable()?.is_empty());
     ensure!(text(name, kubelet, "Draining")?.is_empty());
     available(cluster, "leaves", "1")?;
-    kubectl(&["delete", "deployment", "leaves", "--wait=false"]).map(drop)
+    kubectl(&["delete", "deployment", "leaves", "--wait=false"])?;
+    // Nobody brings a bare pod back.
+    client()
 }

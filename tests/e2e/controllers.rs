@@ -69,8 +69,9 @@ fn quota(cluster: &mut Cluster) -> Result<()> {
         "--replicas=5",
         &image,
         "--",
-        "sleep",
-        "9999",
+        "sh",
+        "-c",
+        "trap exit TERM; while :; do sleep 1; done",
     ])?;
     cluster.wait("the refusal on the Deployment", PATIENCE, || {
         let path = "jsonpath={.status.conditions[?(@.type=='ReplicaFailure')].message}";

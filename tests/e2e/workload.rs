@@ -65,9 +65,13 @@ pub(super) fn three_replicas(cluster: &mut Cluster) -> Result<()> {
     })?;
     apply(&web(3, "hello"))?;
     available(cluster, "web", "3")?;
+    client()
+}
+
+/// Makes the pod that steps reach others from.
+pub(super) fn client() -> Result<()> {
     apply(&pod("client", "sleep 100000"))?;
-    kubectl(&["wait", "pod/client", "--for=condition=Ready", "--timeout=60s"])?;
-    Ok(())
+    kubectl(&["wait", "pod/client", "--for=condition=Ready", "--timeout=60s"]).map(drop)
 }
 
 pub(super) fn available(cluster: &mut Cluster, name: &str, count: &str) -> Result<()> {
