@@ -6,6 +6,7 @@
 mod agents;
 mod bus;
 mod certificates;
+mod clients;
 mod controllers;
 mod custom;
 mod faults;
@@ -58,6 +59,7 @@ pub(crate) fn run(filter: &str) -> ExitCode {
                 .iter()
                 .chain(lifecycle::STEPS)
                 .chain(controllers::STEPS)
+                .chain(clients::STEPS)
                 .chain(bus::STEPS)
                 .chain(restarts::STEPS)
                 .chain(custom::STEPS)
