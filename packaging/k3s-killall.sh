@@ -99,6 +99,8 @@ remove_network() {
 }
 
 remove_cgroups() {
+    # Where systemd makes them, it also keeps them.
+    [ -d /run/systemd/system ] && systemctl stop kubepods.slice 2>/dev/null
     find /sys/fs/cgroup -depth -type d \( -path '*/kubepods*' -o -path '*/k3s*' \) 2>/dev/null | while read -r group; do
         rmdir "$group" 2>/dev/null
     done

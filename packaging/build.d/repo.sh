@@ -9,9 +9,7 @@ build_repo() {
     return 0
 }
 
-sign() { gpg --batch --yes --local-user "$K3S_GPG_KEY" "$@"; }
-
-# deb [signed-by=…] URL/apt ./
+# deb [signed-by=/usr/share/keyrings/k3s-archive-keyring.gpg] URL/apt stable main
 repo_apt() {
     need apt-ftparchive
     local root=$out/repo/apt
@@ -26,10 +24,10 @@ repo_apt() {
             -o APT::FTPArchive::Release::Architectures="$deb_arch" -o APT::FTPArchive::Release::Components=main \
             release dists/stable >"$work/Release"
         sed "s/^Date: .*/Date: $(date -u -R -d "@$SOURCE_DATE_EPOCH")/" "$work/Release" >dists/stable/Release
-        [ -n "${K3S_GPG_KEY:-}" ] || exit 0
+        signing 'the apt repository is' || exit 0
         sign --armor --detach-sign --output dists/stable/Release.gpg dists/stable/Release
         sign --clearsign --output dists/stable/InRelease dists/stable/Release
-        gpg --export "$K3S_GPG_KEY" >k3s-archive-keyring.gpg
+        gpg --batch --export "$K3S_GPG_KEY" >k3s-archive-keyring.gpg
     )
 }
 
@@ -39,7 +37,9 @@ repo_dnf() {
     mkdir -p "$root"
     ln "$out"/*."$machine".rpm "$root/"
     createrepo_c --quiet --revision "$SOURCE_DATE_EPOCH" --set-timestamp-to-revision "$root"
-    [ -z "${K3S_GPG_KEY:-}" ] || sign --armor --detach-sign --output "$root/repodata/repomd.xml.asc" "$root/repodata/repomd.xml"
+    signing 'the dnf repository is' || return 0
+    sign --armor --detach-sign --output "$root/repodata/repomd.xml.asc" "$root/repodata/repomd.xml"
+    gpg --batch --armor --export "$K3S_GPG_KEY" >"$root/RPM-GPG-KEY-k3s"
 }
 
 # URL/apk in /etc/apk/repositories; the key goes to /etc/apk/keys.

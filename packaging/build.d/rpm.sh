@@ -39,6 +39,9 @@ build_rpm() {
         --define 'clamp_mtime_to_source_date_epoch 1' --define "_binary_payload $([ "$effort" = 9 ] && echo w19.zstdio || echo w1.gzdio)" \
         --define 'debug_package %{nil}' --define '__os_install_post %{nil}' --define '_build_id_links none' \
         "$root/k3s.spec"
+    if signing 'rpm packages are'; then
+        rpmsign --define "__gpg $(command -v gpg)" --define "_gpg_name $K3S_GPG_KEY" --define "_gpg_path ${GNUPGHOME:-$HOME/.gnupg}" --addsign "$root"/done/*.rpm >/dev/null
+    fi
     mv "$root"/done/*.rpm "$out/"
 }
 

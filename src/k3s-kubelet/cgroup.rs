@@ -1,7 +1,6 @@
-//! Pod cgroups on disk: limits over all containers of a pod, on cgroup v1 and v2.
+//! Pod cgroups: limits over all containers of a pod, on cgroup v1 and v2.
 //!
-//! With the systemd driver systemd makes the slices when the runtime starts containers, and pod
-//! level limits are left to the containers. Invariant: a pod's cgroup is only ever removed, never
+//! With the systemd driver they are systemd's (`slice.rs`), else folders of ours. Invariant: a pod's cgroup is only ever removed, never
 //! emptied by force: processes are the runtime's business.
 
 use std::fs;
@@ -11,25 +10,37 @@ use anyhow::Context as _;
 use k8s_openapi::api::core::v1::Pod;
 
 use crate::config::Config;
-use crate::pod::resources::{CgroupDriver, cgroup_parent, pod_totals, quota, shares};
+use crate::pod::resources::{CgroupDriver, cgroup_parent, pod_totals, quota, shares, weight};
+use crate::slice;
 
-const ROOT: &str = "/sys/fs/cgroup";
+pub(crate) const ROOT: &str = "/sys/fs/cgroup";
 const V1: &[&str] =
     &["cpu", "cpuacct", "cpuset", "memory", "pids", "devices", "freezer", "blkio", "systemd"];
 const V2_CONTROLLERS: &[&str] = &["cpu", "memory", "pids", "cpuset", "io", "hugetlb"];
 
 /// Makes the pod's cgroup and sets its limits.
-pub(crate) fn ensure(pod: &Pod, config: &Config) -> anyhow::Result<()> {
-    if config.cgroup_driver == CgroupDriver::Systemd {
-        return Ok(());
+pub(crate) async fn ensure(pod: &Pod, config: &Config) -> anyhow::Result<()> {
+    match config.cgroup_driver {
+        CgroupDriver::Systemd => slice::ensure(pod, config).await,
+        CgroupDriver::Cgroupfs => make_folders(pod, config),
     }
+}
+
+/// Removes the pod's cgroup with the empty ones the runtime left below it.
+pub(crate) async fn remove(pod: &Pod, config: &Config) -> anyhow::Result<()> {
+    match config.cgroup_driver {
+        CgroupDriver::Systemd => slice::remove(pod, config).await,
+        CgroupDriver::Cgroupfs => remove_folders(pod, config),
+    }
+}
+
+fn make_folders(pod: &Pod, config: &Config) -> anyhow::Result<()> {
     let name = cgroup_parent(pod, &config.cgroup_root, config.cgroup_driver);
     let totals = pod_totals(pod);
     let name = name.trim_start_matches('/');
     if config.cgroup_v2 {
         let path = make_v2(name)?;
-        let weight = 1 + (shares(totals.cpu_request_milli) - 2) * 9999 / 262_142;
-        set(&path, "cpu.weight", &weight.to_string())?;
+        set(&path, "cpu.weight", &weight(totals.cpu_request_milli).to_string())?;
         if let Some(limit) = totals.cpu_limit_milli {
             set(&path, "cpu.max", &format!("{} 100000", quota(limit)))?;
         }
@@ -76,11 +87,7 @@ fn make_v2(name: &str) -> anyhow::Result<PathBuf> {
     Ok(path)
 }
 
-/// Removes the pod's cgroup with the empty ones the runtime left below it.
-pub(crate) fn remove(pod: &Pod, config: &Config) -> anyhow::Result<()> {
-    if config.cgroup_driver == CgroupDriver::Systemd {
-        return Ok(());
-    }
+fn remove_folders(pod: &Pod, config: &Config) -> anyhow::Result<()> {
     let name = cgroup_parent(pod, &config.cgroup_root, config.cgroup_driver);
     let name = name.trim_start_matches('/');
     let hierarchies: Vec<PathBuf> = if config.cgroup_v2 {

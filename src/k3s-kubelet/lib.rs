@@ -19,6 +19,7 @@ mod objects;
 mod pod;
 mod server;
 mod shared;
+mod slice;
 mod source;
 mod tasks;
 mod typed;

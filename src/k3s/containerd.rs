@@ -12,6 +12,7 @@ use pki::{Durability, write_with};
 
 use crate::images;
 use crate::settings::{Node, Paths, RUN_DIR};
+use crate::systemd;
 
 /// The CRI socket of the containerd that this role starts.
 pub(crate) fn socket() -> PathBuf {
@@ -42,6 +43,18 @@ pub(crate) fn prepare(node: &Node) -> Result<(PathBuf, PathBuf)> {
     fs::create_dir_all(Path::new(RUN_DIR).join("containerd")).context("creating /run/k3s")?;
     fs::create_dir_all(node.paths.agent("containerd")).context("creating agent/containerd")?;
     Ok((program, config))
+}
+
+/// Who makes the control groups of pods: what the kubelet is told, else systemd where it runs this
+/// role and the kernel has them in one hierarchy.
+pub(crate) fn cgroup_driver(node: &Node) -> &'static str {
+    let told = node.args.kubelet_arg.iter().find_map(|arg| arg.strip_prefix("cgroup-driver="));
+    let unified = || Path::new("/sys/fs/cgroup/cgroup.controllers").exists();
+    match told {
+        Some("systemd") => "systemd",
+        None if systemd::own_unit().is_some() && unified() => "systemd",
+        _ => "cgroupfs",
+    }
 }
 
 /// containerd's configuration, version 2 (which 1.6 reads and 2.x migrates).
@@ -78,7 +91,7 @@ disabled_plugins = ["io.containerd.snapshotter.v1.aufs", "io.containerd.snapshot
   runtime_type = "io.containerd.runc.v2"
 
 [plugins."io.containerd.grpc.v1.cri".containerd.runtimes.runc.options]
-  SystemdCgroup = false
+  SystemdCgroup = {systemd}
 "#,
         root = node.paths.agent("containerd"),
         state = Path::new(RUN_DIR).join("containerd"),
@@ -88,6 +101,7 @@ disabled_plugins = ["io.containerd.snapshotter.v1.aufs", "io.containerd.snapshot
         cni_bin = cni_bin(&node.paths),
         cni_conf = cni_conf(&node.paths),
         snapshotter = node.args.snapshotter,
+        systemd = cgroup_driver(node) == "systemd",
     )
 }
 

@@ -44,6 +44,8 @@ pub(crate) struct Runtime {
     pub(crate) cni_conf: PathBuf,
     /// The name under which it must have a sandbox image; `None` when it is fetched elsewhere.
     sandbox_image: Option<String>,
+    /// Who makes control groups, by the kubelet's word: the kubelet must be of the same mind.
+    pub(crate) cgroup_driver: &'static str,
 }
 
 impl Runtime {
@@ -63,6 +65,7 @@ impl Runtime {
                     Some(_) => None,
                     None => Some(images::PAUSE_IMAGE.to_owned()),
                 },
+                cgroup_driver: containerd::cgroup_driver(node),
             }),
         }
     }
@@ -84,6 +87,7 @@ impl Runtime {
             cni_bin: facts.cni_bin.unwrap_or_else(|| CNI_BIN.into()),
             cni_conf: facts.cni_conf.unwrap_or_else(|| CNI_CONF.into()),
             sandbox_image: facts.sandbox_image,
+            cgroup_driver: if facts.systemd_cgroup { "systemd" } else { "cgroupfs" },
         })
     }
 

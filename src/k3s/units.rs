@@ -297,6 +297,9 @@ impl Units {
         if let Some(path) = &node.args.resolv_conf {
             unit.args.extend(flags([("resolv-conf", path.clone().into_os_string())]));
         }
+        if !node.args.kubelet_arg.iter().any(|arg| arg.starts_with("cgroup-driver=")) {
+            unit.args.extend(flags([("cgroup-driver", runtime.cgroup_driver.into())]));
+        }
         unit.args.extend(extra(&node.args.kubelet_arg));
         unit.sockets =
             vec![Socket::new("https", anywhere(10250)), Socket::new("healthz", loopback(10248))];

@@ -15,7 +15,7 @@ use crate::cluster::run;
 const INCLUDED: &str = "systemd-sysv,dbus,iproute2,ca-certificates";
 /// What the packages pull in, and what tests install: downloaded, not installed.
 const CACHED: &[&str] =
-    &["containerd", "runc", "nftables", "dbus", "procps", "openrc", "logrotate"];
+    &["containerd", "runc", "nftables", "dbus", "procps", "openrc", "logrotate", "rpm"];
 /// Package revisions under test: the first is installed, the second is the upgrade.
 pub(crate) const REVISIONS: [&str; 2] = ["1", "2"];
 const FORMATS: [&str; 4] = ["deb", "rpm", "apk", "repo"];
@@ -43,8 +43,15 @@ pub(crate) fn prepare() -> Result<()> {
         let profile = std::env::var("K3S_PROFILE").unwrap_or_else(|_| "dev".into());
         run(build.env("K3S_PROFILE", profile))?;
     }
-    if !root().exists() {
+    // What it was made with is its name's other half: a base of other packages is no use.
+    let made_with = target().join("machines/base.packages");
+    let packages = format!("{INCLUDED} {}\n", CACHED.join(" "));
+    if !root().exists() || fs::read_to_string(&made_with).unwrap_or_default() != packages {
+        if root().exists() {
+            fs::remove_dir_all(root()).context("removing the base of an earlier run")?;
+        }
         debian()?;
+        fs::write(made_with, packages)?;
     }
     Ok(())
 }
@@ -77,17 +84,23 @@ fn debian() -> Result<()> {
 
 /// The .deb of a package.
 pub(crate) fn deb(package: &str, revision: &str) -> Result<PathBuf> {
+    made(&format!("{package}_"), &format!("-{revision}_"), ".deb")
+}
+
+/// The .rpm of a package.
+pub(crate) fn rpm(package: &str, revision: &str) -> Result<PathBuf> {
+    let version = env!("CARGO_PKG_VERSION");
+    made(&format!("{package}-{version}-"), &format!("-{revision}."), ".rpm")
+}
+
+fn made(begins: &str, holds: &str, ends: &str) -> Result<PathBuf> {
     let folder = target().join("packages");
-    let suffix = format!("-{revision}_");
     for entry in fs::read_dir(&folder)? {
         let path = entry?.path();
         let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-        if name.starts_with(&format!("{package}_"))
-            && name.contains(&suffix)
-            && name.ends_with(".deb")
-        {
+        if name.starts_with(begins) && name.contains(holds) && name.ends_with(ends) {
             return Ok(path);
         }
     }
-    bail!("{}: no {package} of revision {revision}", folder.display())
+    bail!("{}: no {begins}*{holds}*{ends}", folder.display())
 }

@@ -3,12 +3,10 @@
 //! Invariant: what is not listed is left out by a line here that says why.
 
 use std::collections::BTreeSet;
-use std::fs;
-use std::path::Path;
 
 use anyhow::Result;
 
-use super::machine::Machine;
+use super::guest::Guest;
 
 /// Files that change by themselves, or belong to what keeps packages.
 const IGNORED: &[&str] = &[
@@ -53,7 +51,7 @@ const IGNORED: &[&str] = &[
 ];
 
 /// What a machine has, each line with its kind in front.
-pub(crate) fn take(machine: &Machine) -> Result<BTreeSet<String>> {
+pub(crate) fn take(machine: &impl Guest) -> Result<BTreeSet<String>> {
     let mut found = BTreeSet::new();
     let mut add = |kind: &str, text: &str| {
         found.extend(
@@ -81,31 +79,12 @@ pub(crate) fn take(machine: &Machine) -> Result<BTreeSet<String>> {
         )?,
     );
     add("run", &machine.shell("ls -d /run/k3s /run/flannel 2>/dev/null || true")?);
-    add("user", &fs::read_to_string(machine.root.join("etc/passwd"))?);
-    add("group", &fs::read_to_string(machine.root.join("etc/group"))?);
-    walk(&machine.root, &machine.root, &mut |path, line| {
-        if !IGNORED.contains(&path) {
-            found.insert(line);
-            true
-        } else {
-            false
-        }
-    })?;
+    add("user", &machine.shell("cat /etc/passwd")?);
+    add("group", &machine.shell("cat /etc/group")?);
+    let ignored: Vec<String> = IGNORED.iter().map(|path| format!("-path {path}")).collect();
+    let ignored = ignored.join(" -o ");
+    add("file", &machine.shell(&format!("find / -mindepth 1 \\( {ignored} \\) -prune -o -print"))?);
     Ok(found)
-}
-
-/// Calls back with every path below the root, as the machine sees it; false leaves out what is below.
-fn walk(root: &Path, folder: &Path, each: &mut dyn FnMut(&str, String) -> bool) -> Result<()> {
-    for entry in fs::read_dir(folder)? {
-        let entry = entry?;
-        let path = entry.path();
-        let inside = format!("/{}", path.strip_prefix(root)?.display());
-        let kind = entry.file_type()?;
-        if each(&inside, format!("file: {inside}")) && kind.is_dir() {
-            walk(root, &path, each)?;
-        }
-    }
-    Ok(())
 }
 
 /// Lines that are only in one of two inventories, with their sign.

@@ -19,6 +19,8 @@ pub struct RuntimeFacts {
     pub cni_conf: Option<PathBuf>,
     /// The image of every pod's sandbox.
     pub sandbox_image: Option<String>,
+    /// Whether it leaves control groups to systemd.
+    pub systemd_cgroup: bool,
 }
 
 impl RuntimeFacts {
@@ -40,6 +42,7 @@ impl RuntimeFacts {
         struct Config {
             cni: Cni,
             sandbox_image: Option<String>,
+            containerd: Containerd,
         }
         #[derive(Default, Deserialize)]
         #[serde(rename_all = "camelCase", default)]
@@ -48,11 +51,30 @@ impl RuntimeFacts {
             bin_dirs: Option<Vec<PathBuf>>,
             conf_dir: Option<PathBuf>,
         }
+        #[derive(Default, Deserialize)]
+        #[serde(default)]
+        struct Containerd {
+            runtimes: BTreeMap<String, Handler>,
+        }
+        #[derive(Default, Deserialize)]
+        #[serde(default)]
+        struct Handler {
+            options: Option<Options>,
+        }
+        #[derive(Default, Deserialize)]
+        #[serde(rename_all = "PascalCase", default)]
+        struct Options {
+            systemd_cgroup: bool,
+        }
         let config = info.get("config").and_then(|text| serde_json::from_str::<Config>(text).ok());
-        let Config { cni, sandbox_image } = config.unwrap_or_default();
+        let Config { cni, sandbox_image, containerd } = config.unwrap_or_default();
         let given = |path: &PathBuf| !path.as_os_str().is_empty();
         let mut bins = cni.bin_dirs.into_iter().flatten().chain(cni.bin_dir).filter(given);
+        let handlers = containerd.runtimes.into_values();
         Self {
+            systemd_cgroup: handlers
+                .filter_map(|handler| handler.options)
+                .any(|options| options.systemd_cgroup),
             cni_bin: bins.next(),
             cni_conf: cni.conf_dir.filter(given),
             sandbox_image: sandbox_image.filter(|name| !name.is_empty()),
@@ -71,6 +93,7 @@ mod tests {
             cni_bin: some(bin).map(PathBuf::from),
             cni_conf: some(conf).map(PathBuf::from),
             sandbox_image: some(image),
+            systemd_cgroup: config.contains("true"),
         };
         assert_eq!(RuntimeFacts::parse(&info), expected, "{config}");
     }
@@ -87,6 +110,12 @@ mod tests {
             r#"{"cni":{"binDir":"","binDirs":["/b"],"confDir":"/c"},"sandboxImage":""}"#,
             "/b",
             "/c",
+            "",
+        );
+        check(
+            r#"{"containerd":{"runtimes":{"runc":{"options":{"SystemdCgroup":true}}}}}"#,
+            "",
+            "",
             "",
         );
         check(r#"{"sandboxImage":"pause:1"}"#, "", "", "pause:1");

@@ -10,7 +10,7 @@ use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use super::labels::PodNames;
 use crate::cri::config::LinuxContainerResources;
 
-const CPU_PERIOD_US: i64 = 100_000;
+pub(crate) const CPU_PERIOD_US: i64 = 100_000;
 const QUOTA_MIN_US: i64 = 1_000;
 const SHARES_MIN: i64 = 2;
 const SYSTEM_CRITICAL: i32 = 2_000_000_000;
@@ -168,6 +168,11 @@ pub(crate) fn cgroup_parent(pod: &Pod, root: &str, driver: CgroupDriver) -> Stri
 
 pub(crate) fn shares(cpu_milli: i128) -> i64 {
     i64::try_from(cpu_milli * 1024 / 1000).unwrap_or(i64::MAX).clamp(SHARES_MIN, 262_144)
+}
+
+/// The same on cgroup v2, by the formula of the runtimes.
+pub(crate) fn weight(cpu_milli: i128) -> i64 {
+    1 + (shares(cpu_milli) - SHARES_MIN) * 9999 / 262_142
 }
 
 pub(crate) fn quota(cpu_milli: i128) -> i64 {

@@ -256,7 +256,7 @@ async fn create_sandbox(
             let _ = network.wait_for(Option::is_none).await;
         }
     }
-    cgroup::ensure(pod, &shared.config).map_err(|err| failure(format!("{err:#}")))?;
+    cgroup::ensure(pod, &shared.config).await.map_err(|err| failure(format!("{err:#}")))?;
     let logs = sandbox::log_directory(pod, &shared.config);
     std::fs::create_dir_all(&logs)
         .map_err(|err| failure(format!("creating {}: {err}", logs.display())))?;
@@ -309,7 +309,7 @@ async fn release(
         }
     })
     .await??;
-    if let Err(err) = cgroup::remove(pod, &shared.config) {
+    if let Err(err) = cgroup::remove(pod, &shared.config).await {
         tracing::warn!(pod = %pod.format(), err = %format!("{err:#}"), "Cgroup was not removed, ignoring");
     }
     if deleted {
@@ -321,7 +321,7 @@ async fn release(
 /// Raises what is above the container first and lowers it last.
 async fn resize(shared: &Shared, pod: &Pod, container: &Container, id: &str) -> Result<(), String> {
     let config = &shared.config;
-    let first = cgroup::ensure(pod, config);
+    let first = cgroup::ensure(pod, config).await;
     let wanted = resources::container_resources(
         pod,
         container,
@@ -330,7 +330,7 @@ async fn resize(shared: &Shared, pod: &Pod, container: &Container, id: &str) -> 
     );
     shared.runtime.update_resources(id, wanted).await.map_err(|err| rpc_error(&err))?;
     if first.is_err() {
-        cgroup::ensure(pod, config).map_err(|err| format!("{err:#}"))?;
+        cgroup::ensure(pod, config).await.map_err(|err| format!("{err:#}"))?;
     }
     Ok(())
 }
