@@ -36,7 +36,9 @@ repo_dnf() {
     local root=$out/repo/dnf
     mkdir -p "$root"
     ln "$out"/*."$machine".rpm "$root/"
-    createrepo_c --quiet --revision "$SOURCE_DATE_EPOCH" --set-timestamp-to-revision "$root"
+    # The list tells the files' times.
+    settle "$root"
+    createrepo_c --quiet --no-database --revision "$SOURCE_DATE_EPOCH" --set-timestamp-to-revision "$root"
     signing 'the dnf repository is' || return 0
     sign --armor --detach-sign --output "$root/repodata/repomd.xml.asc" "$root/repodata/repomd.xml"
     gpg --batch --armor --export "$K3S_GPG_KEY" >"$root/RPM-GPG-KEY-k3s"

@@ -20,6 +20,7 @@ build_rpm() {
             echo "%files -n $package"
             echo '%defattr(-,root,root,-)'
             echo "%doc %attr(0644,root,root) /usr/share/doc/$package/copyright"
+            rpm_folders "$package"
             while read -r file target mode owner flags; do
                 [ "$owner" = "$package" ] || continue
                 case ,$flags, in *,conffile,*) printf '%%config(noreplace) ' ;; esac
@@ -45,6 +46,24 @@ build_rpm() {
     mv "$root"/done/*.rpm "$out/"
 }
 
+# Folders that no package brings which every machine has: rpm leaves behind what nobody owns.
+rpm_folders() {
+    local package=$1 file target mode owner flags folder
+    while read -r file target mode owner flags; do
+        [ "$owner" = "$package" ] || continue
+        folder=$(dirname "$target")
+        while :; do
+            case $folder in
+                *.service.d | *.target.wants | /usr/lib/firewalld* | /usr/share/dbus-1/interfaces | /usr/share/fish* | /usr/share/zsh*)
+                    echo "%dir %attr(0755,root,root) $folder" ;;
+                *) break ;;
+            esac
+            folder=$(dirname "$folder")
+        done
+    done < <(expand rpm) | sort -u
+    echo "%dir %attr(0755,root,root) /usr/share/doc/$package"
+}
+
 rpm_preamble() {
     echo 'Name: k3s'
     echo "Version: $version"
@@ -61,7 +80,8 @@ rpm_package() {
     echo "Summary: $(fact "$package" summary)"
     echo 'Group: System/Management'
     own=$(fact "$package" own)
-    [ -z "$own" ] || echo "Requires: $own = %{version}-%{release}"
+    # Its scriptlets go by the presets of the other package, so they come after it and end before it.
+    [ -z "$own" ] || printf 'Requires%s: %s\n' '' "$own = %{version}-%{release}" '(post,preun)' "$own"
     fact "$package" rpm | tr ',' '\n' | sed '/./ s/^ */Requires: /'
     echo "%description -n $package"
     fact "$package" description | fold -s -w 76

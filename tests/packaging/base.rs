@@ -84,23 +84,22 @@ fn debian() -> Result<()> {
 
 /// The .deb of a package.
 pub(crate) fn deb(package: &str, revision: &str) -> Result<PathBuf> {
-    made(&format!("{package}_"), &format!("-{revision}_"), ".deb")
+    made(&format!("{package}_{}-{revision}_", env!("CARGO_PKG_VERSION")), ".deb")
 }
 
 /// The .rpm of a package.
 pub(crate) fn rpm(package: &str, revision: &str) -> Result<PathBuf> {
-    let version = env!("CARGO_PKG_VERSION");
-    made(&format!("{package}-{version}-"), &format!("-{revision}."), ".rpm")
+    made(&format!("{package}-{}-{revision}.", env!("CARGO_PKG_VERSION")), ".rpm")
 }
 
-fn made(begins: &str, holds: &str, ends: &str) -> Result<PathBuf> {
+fn made(begins: &str, ends: &str) -> Result<PathBuf> {
     let folder = target().join("packages");
     for entry in fs::read_dir(&folder)? {
         let path = entry?.path();
         let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-        if name.starts_with(begins) && name.contains(holds) && name.ends_with(ends) {
+        if name.starts_with(begins) && name.ends_with(ends) {
             return Ok(path);
         }
     }
-    bail!("{}: no {begins}*{holds}*{ends}", folder.display())
+    bail!("{}: no {begins}*{ends}", folder.display())
 }

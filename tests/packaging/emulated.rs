@@ -62,6 +62,8 @@ ExecStart=ip address add 10.0.2.15/24 dev eth0
 ExecStart=ip link set eth0 up
 ExecStart=ip route add default via 10.0.2.2
 ";
+/// So slow a machine is not what k3s' watchdog is for.
+const PATIENT: &str = "[Service]\nWatchdogSec=600\nTimeoutStopSec=300\n";
 /// Devices and Debian's own services take their time, too.
 const SLOW: &str = "[Manager]\nDefaultTimeoutStartSec=600\nDefaultDeviceTimeoutSec=600\n";
 
@@ -95,6 +97,8 @@ impl Emulated {
         run(Command::new("chmod").arg("755").arg(root.join("usr/local/sbin/test-servant")))?;
         fs::create_dir_all(root.join("etc/systemd/system.conf.d"))?;
         fs::write(root.join("etc/systemd/system.conf.d/slow.conf"), SLOW)?;
+        fs::create_dir_all(root.join("etc/systemd/system/k3s-.service.d"))?;
+        fs::write(root.join("etc/systemd/system/k3s-.service.d/90-slow.conf"), PATIENT)?;
         fs::write(root.join("etc/hostname"), "vm\n")?;
         fs::write(root.join("etc/resolv.conf"), "nameserver 10.0.2.254\n")?;
         fs::write(root.join("etc/fstab"), "/dev/vda / ext4 defaults 0 1\n")?;

@@ -11,9 +11,11 @@ use std::process::Command;
 use anyhow::{Context, Result, ensure};
 
 use super::{Report, base};
-use crate::cluster::{k3s, run as run_command};
+use crate::cluster::run as run_command;
 
 const KEY: &str = "k3s-test@example.invalid";
+/// Which executable is packed makes no difference, but to the time it takes.
+const EXECUTABLE: &str = "/bin/true";
 
 pub(crate) fn run(report: &mut Report) -> Result<()> {
     let folder = base::target().join("machines/publish");
@@ -119,13 +121,13 @@ fn publish(report: &mut Report, folder: &Path) -> Result<()> {
     })
 }
 
-/// Runs `packaging/build` on the executable under test; returns what it said.
+/// Runs `packaging/build`; returns what it said.
 fn build_packages(folder: &Path, env: &[(&str, &str)]) -> Result<String> {
     let mut build = Command::new("sh");
     build
         .args(["-c", "exec packaging/build 2>&1"])
         .env("K3S_PROFILE", "dev")
-        .env("K3S_EXECUTABLE", k3s())
+        .env("K3S_EXECUTABLE", EXECUTABLE)
         .env("K3S_PACKAGES", folder)
         .env("K3S_APK_KEY", base::target().join("packages/keys/k3s.rsa"))
         .env_remove("K3S_GPG_KEY")

@@ -85,8 +85,7 @@ fn live(report: &mut Report, machine: &mut Emulated) -> Result<()> {
     })?;
     report.step("enable --now returns when the API answers", || {
         machine.shell("systemctl enable --now k3s-server")?;
-        ensure!(kubectl(machine, "get --raw /readyz")? == "ok");
-        Ok(())
+        until(machine, "get --raw /readyz", "ok")
     })?;
     report.step("the node is Ready, by the systemd cgroup driver", || {
         ready(machine)?;
@@ -166,8 +165,17 @@ fn limits(machine: &Emulated) -> Result<()> {
     Ok(())
 }
 
+/// kubectl as administrator. It gives a handshake ten seconds, which may be too short here.
 fn kubectl(machine: &Emulated, line: &str) -> Result<String> {
-    machine.shell(&format!("KUBECONFIG=/etc/rancher/k3s/k3s.yaml /mnt/kubectl {line}"))
+    let line = format!("KUBECONFIG=/etc/rancher/k3s/k3s.yaml /mnt/kubectl {line}");
+    let mut said = machine.shell(&line);
+    for _ in 0..5 {
+        match &said {
+            Err(err) if err.to_string().contains("timeout") => said = machine.shell(&line),
+            _ => break,
+        }
+    }
+    said
 }
 
 /// Waits for a kubectl command to answer with a text.
