@@ -7,6 +7,7 @@
 mod cluster;
 mod e2e;
 mod idle;
+mod outside;
 mod packaging;
 
 use std::process::ExitCode;

@@ -8,11 +8,13 @@ use jiff::Timestamp;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
+use crate::admission::Webhooks;
 use crate::args::Args;
 use crate::auth::Auth;
 use crate::cluster::Cluster;
 use crate::kinds::Kinds;
 use crate::metrics::Metrics;
+use crate::remote::Remote;
 use crate::storage::Storage;
 use crate::supervisor::agents::Agents;
 
@@ -30,6 +32,9 @@ pub struct ApiServer {
     pub started: AtomicBool,
     /// Agents and the tunnels that they hold.
     pub agents: Agents,
+    /// Connections to webhooks.
+    pub remote: Remote,
+    pub webhooks: Webhooks,
     /// Upgraded connections (exec, port-forward), which outlive their request.
     pub tunnels: Mutex<JoinSet<()>>,
 }
@@ -42,6 +47,7 @@ impl ApiServer {
             std::mem::take(&mut *held)
         };
         tunnels.shutdown().await;
+        self.remote.end().await;
     }
 
     /// Now, on the wire clock: whole seconds are the caller's business.

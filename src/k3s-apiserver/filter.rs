@@ -15,6 +15,7 @@ use http_body_util::BodyExt;
 use hyper::body::Incoming;
 
 use crate::api_server::ApiServer;
+use crate::audit::Annotations;
 use crate::auth;
 use crate::body::{Body, full, refusal};
 use crate::dispatch::dispatch;
@@ -40,6 +41,7 @@ pub struct Call<'a> {
     pub parts: Parts,
     pub user: UserInfo,
     pub peer: &'a Peer,
+    pub annotations: Annotations,
 }
 
 /// Answers one request; never fails.
@@ -111,7 +113,7 @@ async fn serve(
     let user = auth::authenticate(server, peer, &parts, &info).await?;
     let user = auth::impersonate(server, user, &parts, &info).await?;
     auth::authorize(server, &user, &info, &query).await?;
-    let call = Call { server, info, query, parts, user, peer };
+    let call = Call { server, info, query, parts, user, peer, annotations: Annotations::default() };
     dispatch(call, body).await
 }
 

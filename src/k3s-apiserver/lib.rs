@@ -7,6 +7,7 @@
 pub mod admission;
 pub mod api_server;
 pub mod args;
+pub mod audit;
 pub mod auth;
 pub mod body;
 pub mod bootstrap;
@@ -24,6 +25,7 @@ pub mod negotiate;
 pub mod openapi;
 pub mod proxy;
 pub mod registry;
+pub mod remote;
 pub mod request;
 pub mod server;
 pub mod start;

@@ -10,6 +10,9 @@ use std::time::Duration;
 #[derive(Debug, Default)]
 pub struct Metrics {
     requests: Mutex<BTreeMap<Labels, Series>>,
+    /// Everything else, by name and labels.
+    counters: Mutex<BTreeMap<(&'static str, String), u64>>,
+    times: Mutex<BTreeMap<(&'static str, String), Series>>,
     /// Requests in progress, without watches.
     pub inflight: AtomicI64,
     pub watches: AtomicI64,
@@ -41,6 +44,44 @@ impl Metrics {
         series.seconds += took.as_secs_f64();
     }
 
+    /// Adds one to a counter; the labels are as Prometheus reads them.
+    pub fn add(&self, name: &'static str, labels: String) {
+        let mut counters = self.counters.lock().unwrap_or_else(PoisonError::into_inner);
+        *counters.entry((name, labels)).or_default() += 1;
+    }
+
+    /// Notes how long something took.
+    pub fn observe(&self, name: &'static str, labels: String, took: Duration) {
+        let mut times = self.times.lock().unwrap_or_else(PoisonError::into_inner);
+        let series = times.entry((name, labels)).or_default();
+        series.count += 1;
+        series.seconds += took.as_secs_f64();
+    }
+
+    fn render_named(&self, out: &mut String) {
+        let counters = self.counters.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let mut last = "";
+        for ((name, labels), count) in &counters {
+            if *name != last {
+                let _infallible = writeln!(out, "# TYPE {name} counter");
+                last = name;
+            }
+            let _infallible = writeln!(out, "{name}{{{labels}}} {count}");
+        }
+        let times = self.times.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        for ((name, labels), series) in &times {
+            if *name != last {
+                let _infallible = writeln!(out, "# TYPE {name} summary");
+                last = name;
+            }
+            let (seconds, count) = (series.seconds, series.count);
+            let _infallible = writeln!(
+                out,
+                "{name}_sum{{{labels}}} {seconds:.6}\n{name}_count{{{labels}}} {count}"
+            );
+        }
+    }
+
     /// The text that Prometheus reads.
     pub fn render(&self) -> String {
         let requests = self.requests.lock().unwrap_or_else(PoisonError::into_inner).clone();
@@ -69,6 +110,7 @@ impl Metrics {
              # TYPE apiserver_longrunning_requests gauge\n\
              apiserver_longrunning_requests{{verb=\"WATCH\"}} {watches}\n"
         );
+        self.render_named(&mut out);
         out
     }
 }

@@ -22,7 +22,7 @@ use pki::tls::certificates;
 use rustls::RootCertStore;
 use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{PrivateKeyDer, ServerName};
-use serde_json::Value;
+use serde_json::{Value, json};
 use tokio::io::{AsyncRead, AsyncWrite, copy_bidirectional};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
@@ -32,9 +32,12 @@ use tunnel::Session;
 use crate::api_server::ApiServer;
 use crate::args::Args;
 use crate::body::Body;
+use crate::cluster::Cluster;
 use crate::filter::Call;
 use crate::kinds::Kind;
 use crate::status::Status;
+use crate::verbs::options::WriteOptions;
+use crate::verbs::write::Draft;
 
 const CONNECT_MAX: Duration = Duration::from_secs(10);
 /// How long a node that can't be reached directly is given to open its tunnel.
@@ -70,23 +73,60 @@ pub async fn serve(call: &Call<'_>, kind: &Kind, body: Incoming) -> Result<Respo
         }
         ("pods", what @ ("exec" | "attach")) => {
             let (pod, target) = scheduled(call, kind).await?;
+            let options = if what == "exec" { "PodExecOptions" } else { "PodAttachOptions" };
+            admit(call, kind, options).await?;
             let container = container(&pod, call)?;
             let path = format!("/{what}/{}/{}/{container}", info.namespace, info.name);
             forward(call, target, &path, &stream_query(call), body).await
         }
         ("pods", "portforward") => {
             let (_, target) = scheduled(call, kind).await?;
+            admit(call, kind, "PodPortForwardOptions").await?;
             let path = format!("/portForward/{}/{}", info.namespace, info.name);
             let query = rest_of_query(call, &[]).replace("ports=", "port=");
             forward(call, target, &path, &query, body).await
         }
         (_, "proxy") => {
             let target = proxied(call, kind).await?;
+            let options = match kind.plural.as_str() {
+                "nodes" => "NodeProxyOptions",
+                "pods" => "PodProxyOptions",
+                _ => "ServiceProxyOptions",
+            };
+            admit(call, kind, options).await?;
             let path = format!("/{}", info.rest);
             forward(call, target, &path, call.parts.uri.query().unwrap_or_default(), body).await
         }
         _ => Err(Status::no_resource()),
     }
+}
+
+/// Lets policies and webhooks judge a connection to a container.
+async fn admit(call: &Call<'_>, kind: &Kind, body: &str) -> Result<(), Status> {
+    let options = WriteOptions::read(&call.query, "CreateOptions")?;
+    let mut draft = Draft::new(call, kind, options)?;
+    let query = &call.query;
+    let mut object = json!({"kind": body, "apiVersion": "v1"});
+    for flag in ["stdin", "stdout", "stderr", "tty"] {
+        if query.flag(flag) {
+            object[flag] = true.into();
+        }
+    }
+    match query.text("container") {
+        "" => {}
+        container => object["container"] = container.into(),
+    }
+    let all = |name: &str| query.all(name).map(Value::from).collect::<Vec<Value>>();
+    match body {
+        "PodExecOptions" => object["command"] = all("command").into(),
+        "PodPortForwardOptions" => {
+            let ports = query.all("ports").filter_map(|port| port.parse::<u16>().ok());
+            object["ports"] = ports.collect::<Vec<u16>>().into();
+        }
+        "PodAttachOptions" => {}
+        _ => object["path"] = call.info.rest.as_str().into(),
+    }
+    draft.connect(["", "v1", body], &call.info.name, &mut object).await
 }
 
 /// Where a request goes.
@@ -237,7 +277,7 @@ async fn proxied(call: &Call<'_>, kind: &Kind) -> Result<Target, Status> {
         "services" => {
             let service =
                 server.cluster.get("services", namespace, name).ok_or_else(missing)?.object();
-            let address = endpoint(server, namespace, name, &service, port).ok_or_else(|| {
+            let address = endpoint(&server.cluster, namespace, name, &service, port).ok_or_else(|| {
                 Status::unavailable(format!("no endpoints available for service \"{name}\""))
             })?;
             Ok(Target { address, scheme: Scheme::Plain, node: None })
@@ -247,8 +287,8 @@ async fn proxied(call: &Call<'_>, kind: &Kind) -> Result<Target, Status> {
 }
 
 /// A ready endpoint of a service's port, given by number or name.
-fn endpoint(
-    server: &ApiServer,
+pub fn endpoint(
+    cluster: &Cluster,
     namespace: &str,
     name: &str,
     service: &Value,
@@ -262,7 +302,7 @@ fn endpoint(
             || (number.is_some() && have["port"].as_u64() == number)
     })?;
     let wanted = wanted["name"].as_str().unwrap_or_default();
-    for slice in server.cluster.list("endpointslices.discovery.k8s.io", namespace) {
+    for slice in cluster.list("endpointslices.discovery.k8s.io", namespace) {
         if slice.label("kubernetes.io/service-name") != Some(name) {
             continue;
         }

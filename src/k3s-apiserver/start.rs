@@ -12,12 +12,14 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
+use crate::admission::Webhooks;
 use crate::api_server::ApiServer;
 use crate::args::Args;
 use crate::auth::Auth;
 use crate::cluster::{Cluster, ClusterOptions};
 use crate::kinds::Kinds;
 use crate::metrics::Metrics;
+use crate::remote::Remote;
 use crate::storage::{Storage, Writers, feed};
 use crate::supervisor::agents::Agents;
 use crate::tls::{Files, Tls};
@@ -126,6 +128,8 @@ fn make(args: Args, stop: CancellationToken) -> anyhow::Result<ApiServer> {
         stop,
         started: AtomicBool::new(false),
         agents: Agents::default(),
+        remote: Remote::default(),
+        webhooks: Webhooks::default(),
         tunnels: Mutex::new(JoinSet::new()),
         args,
     })

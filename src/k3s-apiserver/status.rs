@@ -3,6 +3,7 @@
 //! Every error that a client sees is made here. Invariant: the constructors fill code, reason,
 //! message and details exactly as `k8s.io/apimachinery/pkg/api/errors` does.
 
+use std::borrow::Cow;
 use std::fmt;
 
 use apimachinery::gotext::quote;
@@ -27,7 +28,7 @@ const REASONS: &[&str] = &[
 #[derive(Clone, Debug)]
 pub struct Status {
     pub code: u16,
-    pub reason: &'static str,
+    pub reason: Cow<'static, str>,
     pub message: String,
     /// `details`, or null for none.
     pub details: Value,
@@ -74,8 +75,14 @@ impl About<'_> {
 
 impl Status {
     /// A refusal without details.
-    pub fn new(code: u16, reason: &'static str, message: impl Into<String>) -> Self {
-        Self { code, reason, message: message.into(), details: Value::Null, warnings: Vec::new() }
+    pub fn new(code: u16, reason: impl Into<Cow<'static, str>>, message: impl Into<String>) -> Self {
+        Self {
+            code,
+            reason: reason.into(),
+            message: message.into(),
+            details: Value::Null,
+            warnings: Vec::new(),
+        }
     }
 
     /// The refusal with warnings of the request that was refused.
@@ -234,7 +241,7 @@ impl Status {
             "message": self.message, "code": self.code,
         });
         if !self.reason.is_empty() {
-            value["reason"] = self.reason.into();
+            value["reason"] = self.reason.as_ref().into();
         }
         if !self.details.is_null() {
             value["details"] = self.details.clone();
@@ -254,7 +261,7 @@ impl From<apimachinery::status::Status> for Status {
         let reason = REASONS.iter().find(|known| **known == status.reason).copied();
         Self {
             code: status.code,
-            reason: reason.unwrap_or_default(),
+            reason: reason.unwrap_or_default().into(),
             message: status.message,
             details,
             warnings: Vec::new(),

@@ -12,6 +12,7 @@ mod live;
 mod request;
 pub mod tls;
 pub mod token;
+pub mod trust;
 
 pub use authority::{Authority, LIFETIME_VARIABLES, Leaf, Usage, ensure_signing_key};
 pub use files::{Durability, write_atomic, write_with};

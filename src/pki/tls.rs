@@ -28,7 +28,7 @@ pub struct Pair {
     pub key: PathBuf,
 }
 
-fn provider() -> Arc<CryptoProvider> {
+pub(crate) fn provider() -> Arc<CryptoProvider> {
     Arc::new(rustls::crypto::ring::default_provider())
 }
 
@@ -104,11 +104,18 @@ pub fn given(cert: Option<&Path>, key: Option<&Path>) -> Result<Option<Arc<Serve
 
 /// A client's configuration that follows its files: the CA bundle it trusts, and who it is.
 pub fn client_config(ca: &Path, identity: Option<&Pair>) -> Result<ClientConfig> {
+    client_config_with(Arc::new(Trust::new(ca)?), identity)
+}
+
+pub(crate) fn client_config_with(
+    verifier: Arc<dyn ServerCertVerifier>,
+    identity: Option<&Pair>,
+) -> Result<ClientConfig> {
     let builder = ClientConfig::builder_with_provider(provider())
         .with_safe_default_protocol_versions()
         .context("choose TLS versions")?
         .dangerous()
-        .with_custom_certificate_verifier(Arc::new(Trust::new(ca)?));
+        .with_custom_certificate_verifier(verifier);
     let mut config = match identity {
         Some(pair) => builder.with_client_cert_resolver(Arc::new(Identity::new(pair)?)),
         None => builder.with_no_client_auth(),

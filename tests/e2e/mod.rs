@@ -16,6 +16,7 @@ mod mesh;
 mod refusals;
 mod restarts;
 mod runtime;
+mod webhooks;
 mod workload;
 
 use std::path::Path;
@@ -63,6 +64,7 @@ pub(crate) fn run(filter: &str) -> ExitCode {
                 .chain(bus::STEPS)
                 .chain(restarts::STEPS)
                 .chain(custom::STEPS)
+                .chain(webhooks::STEPS)
                 .chain(mesh::STEPS)
                 .chain(agents::STEPS)
                 .chain(kubectl::STEPS)

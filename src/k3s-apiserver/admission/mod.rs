@@ -15,12 +15,16 @@ mod policies;
 mod quota;
 mod serviceaccount;
 mod storage;
+mod webhooks;
 
+use std::borrow::Cow;
 use std::sync::Arc;
 
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
+use crate::api_server::ApiServer;
+use crate::audit::Annotations;
 use crate::auth::Auth;
 use crate::cluster::Cluster;
 use crate::kinds::Kinds;
@@ -30,6 +34,10 @@ use crate::registry::{Object, field};
 use crate::storage::entry::Entry;
 use crate::user::UserInfo;
 
+use self::mutations::Round;
+use self::webhooks::Rounds;
+pub use self::webhooks::Webhooks;
+
 /// What kind of request is admitted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Operation {
@@ -37,6 +45,18 @@ pub enum Operation {
     Update,
     Delete,
     Connect,
+}
+
+impl Operation {
+    /// As rules and reviews write it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Create => "CREATE",
+            Self::Update => "UPDATE",
+            Self::Delete => "DELETE",
+            Self::Connect => "CONNECT",
+        }
+    }
 }
 
 /// The request as admission sees it.
@@ -48,6 +68,9 @@ pub struct Attributes<'a> {
     /// Plural, without group: `pods`.
     pub resource: &'a str,
     pub subresource: &'a str,
+    /// Of the object that is sent: a subresource may have its own.
+    pub kind_group: &'a str,
+    pub kind_version: &'a str,
     pub kind: &'a str,
     /// Empty for cluster-scoped objects.
     pub namespace: &'a str,
@@ -60,6 +83,13 @@ pub struct Attributes<'a> {
     pub kinds: &'a Kinds,
     pub now: Timestamp,
     pub dry_run: bool,
+    pub field_manager: &'a str,
+    pub field_validation: &'a str,
+    /// The body of a DELETE.
+    pub delete_options: Option<&'a Value>,
+    /// For what is outside: webhooks.
+    pub server: &'a ApiServer,
+    pub annotations: &'a Annotations,
 }
 
 impl Attributes<'_> {
@@ -87,7 +117,7 @@ impl Attributes<'_> {
             .unwrap_or_default();
         Refusal {
             code: 403,
-            reason: "Forbidden",
+            reason: "Forbidden".into(),
             message: format!("{} {name:?} is forbidden: {detail}", self.group_resource()),
             causes: Vec::new(),
             details: about(self.group, self.resource, name),
@@ -109,7 +139,7 @@ fn about(group: &str, kind: &str, name: &str) -> Value {
 #[derive(Clone, Debug, PartialEq)]
 pub struct Refusal {
     pub code: u16,
-    pub reason: &'static str,
+    pub reason: Cow<'static, str>,
     /// The whole message of the Status.
     pub message: String,
     pub causes: Vec<field::FieldError>,
@@ -122,7 +152,7 @@ impl Refusal {
     fn invalid(kind: &str, name: &str, errs: FieldErrors) -> Self {
         Self {
             code: 422,
-            reason: "Invalid",
+            reason: "Invalid".into(),
             message: format!("{kind} {name:?} is invalid: {}", errs.aggregate()),
             causes: errs.0,
             details: about("", kind, name),
@@ -130,14 +160,29 @@ impl Refusal {
     }
 }
 
-/// Lets plugins change the object; `warnings` become `Warning` headers.
+/// Lets plugins change the object; `warnings` become `Warning` headers. When a webhook changed it,
+/// everybody is asked once more: what came before has not seen that.
 pub async fn mutate(
     attributes: &Attributes<'_>,
     object: &mut Object,
     old: Option<&Object>,
-    _warnings: &mut Vec<String>,
+    warnings: &mut Vec<String>,
 ) -> Result<(), Refusal> {
     let cx = attributes;
+    let mut rounds = Rounds::default();
+    ours(cx, object, old)?;
+    mutations::mutate(cx, object, old, Round::First)?;
+    webhooks::mutate(cx, Some(object), old, &mut rounds, warnings).await?;
+    if rounds.again() {
+        ours(cx, object, old)?;
+        mutations::mutate(cx, object, old, Round::Again)?;
+        webhooks::mutate(cx, Some(object), old, &mut rounds, warnings).await?;
+    }
+    Ok(())
+}
+
+/// The plugins that are part of this server.
+fn ours(cx: &Attributes<'_>, object: &mut Object, old: Option<&Object>) -> Result<(), Refusal> {
     namespace_lifecycle::check(cx, Some(object))?;
     let create = cx.operation == Operation::Create && cx.subresource.is_empty();
     match (cx.group, cx.resource) {
@@ -172,7 +217,23 @@ pub async fn mutate(
         }
         _ => node_restriction::check(cx, Some(object), old)?,
     }
-    mutations::mutate(cx, object, old)
+    Ok(())
+}
+
+/// Lets policies and webhooks judge the object of a request that stores none itself: a binding, an
+/// eviction, a connection.
+pub async fn review(
+    cx: &Attributes<'_>,
+    object: &mut Object,
+    warnings: &mut Vec<String>,
+) -> Result<(), Refusal> {
+    let mut rounds = Rounds::default();
+    webhooks::mutate(cx, Some(object), None, &mut rounds, warnings).await?;
+    if rounds.again() {
+        webhooks::mutate(cx, Some(object), None, &mut rounds, warnings).await?;
+    }
+    policies::check(cx, Some(object), None, warnings)?;
+    webhooks::validate(cx, Some(object), None, warnings).await
 }
 
 /// Lets plugins refuse the request. A DELETE has only `old`.
@@ -186,7 +247,9 @@ pub async fn validate(
     if cx.operation == Operation::Delete {
         namespace_lifecycle::check(cx, None)?;
         node_restriction::check(cx, None, old)?;
-        return policies::check(cx, None, old, warnings);
+        webhooks::mutate(cx, None, old, &mut Rounds::default(), warnings).await?;
+        policies::check(cx, None, old, warnings)?;
+        return webhooks::validate(cx, None, old, warnings).await;
     }
     let Some(object) = object else { return Ok(()) };
     let create = cx.operation == Operation::Create && cx.subresource.is_empty();
@@ -215,6 +278,7 @@ pub async fn validate(
         _ => {}
     }
     policies::check(cx, Some(object), old, warnings)?;
+    webhooks::validate(cx, Some(object), old, warnings).await?;
     charges(cx, object, old).map(|_quotas| ())
 }
 

@@ -21,16 +21,28 @@ const POLICIES: [&str; 2] = [
     "mutatingadmissionpolicybindings.admissionregistration.k8s.io",
 ];
 
+/// Whether policies are asked for the first time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Round {
+    First,
+    /// Others have changed the object since.
+    Again,
+}
+
 /// Changes the object as the policies say.
 pub(super) fn mutate(
     cx: &Attributes<'_>,
     object: &mut Object,
     old: Option<&Object>,
+    round: Round,
 ) -> Result<(), Refusal> {
     if cx.group == "admissionregistration.k8s.io" {
         return Ok(());
     }
     for (policy, binding) in bound(cx, POLICIES, Some(object), old) {
+        if round == Round::Again && text(&policy, "spec.reinvocationPolicy") != "IfNeeded" {
+            continue;
+        }
         let fails = text(&policy, "spec.failurePolicy") != "Ignore";
         match changed(cx, &policy, &binding, object, old) {
             Ok(new) => *object = new,
@@ -52,7 +64,7 @@ fn denied(
     let why = format!("policy '{policy}' with binding '{binding}' denied request: {why}");
     let mut refusal = cx.forbidden_for(Some(object), &why);
     refusal.message.clone_from(&why);
-    refusal.reason = "Invalid";
+    refusal.reason = "Invalid".into();
     refusal.details["causes"] = json!([{"message": why}]);
     refusal
 }

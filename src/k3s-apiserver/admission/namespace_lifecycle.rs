@@ -24,7 +24,7 @@ pub(super) fn check(cx: &Attributes<'_>, object: Option<&Object>) -> Result<(), 
     let Some(namespace) = cx.cluster.get("namespaces", "", cx.namespace) else {
         return Err(Refusal {
             code: 404,
-            reason: "NotFound",
+            reason: "NotFound".into(),
             message: format!("namespaces {:?} not found", cx.namespace),
             causes: Vec::new(),
             details: super::about("", "namespaces", cx.namespace),

@@ -6,7 +6,7 @@ use apimachinery::cel::{Opaque, Val, Vars};
 use apimachinery::selector::LabelSelector;
 use serde_json::{Value, json};
 
-use super::{Attributes, Operation, Refusal};
+use super::{Attributes, Refusal};
 use crate::auth::attributes::Attributes as Asked;
 use crate::expressions::{Params, Scope};
 use crate::registry::Object;
@@ -117,12 +117,13 @@ fn denied(
         "ValidatingAdmissionPolicy '{policy}' with binding '{binding}' denied request: {message}"
     );
     let mut refusal = cx.forbidden_for(object, &why);
-    (refusal.code, refusal.reason) = match reason {
+    let (code, reason) = match reason {
         "Forbidden" => (403, "Forbidden"),
         "Unauthorized" => (401, "Unauthorized"),
         "RequestEntityTooLarge" => (413, "RequestEntityTooLarge"),
         _ => (422, "Invalid"),
     };
+    (refusal.code, refusal.reason) = (code, reason.into());
     refusal.details["causes"] = json!([{"message": why}]);
     refusal
 }
@@ -217,18 +218,21 @@ fn matches(
 }
 
 fn rule_matches(cx: &Attributes<'_>, rule: &Value) -> bool {
+    rule_covers(cx, rule, [cx.group, cx.version, cx.resource])
+}
+
+/// Does a rule speak of this operation on a resource, which may be another than the request's?
+pub(super) fn rule_covers(
+    cx: &Attributes<'_>,
+    rule: &Value,
+    [group, version, plural]: [&str; 3],
+) -> bool {
     let any = |field: &str, value: &str| texts(rule, field).any(|own| own == "*" || own == value);
-    let operation = match cx.operation {
-        Operation::Create => "CREATE",
-        Operation::Update => "UPDATE",
-        Operation::Delete => "DELETE",
-        Operation::Connect => "CONNECT",
-    };
     let resource = texts(rule, "resources").any(|own| match own.split_once('/') {
         Some((resource, sub)) => {
-            (resource == "*" || resource == cx.resource) && (sub == "*" || sub == cx.subresource)
+            (resource == "*" || resource == plural) && (sub == "*" || sub == cx.subresource)
         }
-        None => cx.subresource.is_empty() && (own == "*" || own == cx.resource),
+        None => cx.subresource.is_empty() && (own == "*" || own == plural),
     });
     let scope = match text(rule, "scope") {
         "Cluster" => cx.namespace.is_empty(),
@@ -236,9 +240,9 @@ fn rule_matches(cx: &Attributes<'_>, rule: &Value) -> bool {
         _ => true,
     };
     let names: Vec<&str> = texts(rule, "resourceNames").collect();
-    any("apiGroups", cx.group)
-        && any("apiVersions", cx.version)
-        && any("operations", operation)
+    any("apiGroups", group)
+        && any("apiVersions", version)
+        && any("operations", cx.operation.name())
         && resource
         && scope
         && (names.is_empty() || names.contains(&cx.name))
@@ -280,11 +284,22 @@ impl Evaluation<'_> {
         let authorize = |asked: &[(String, String)]| self.authorize(asked);
         let mut vars = self.vars(param);
         vars.authorize = Some(&authorize);
+        // A condition that does not hold decides, whatever became of the others.
+        let mut errors = Vec::new();
         for condition in list(self.policy, "spec.matchConditions") {
-            let program = scope.compile(text(condition, "expression"))?;
-            if program.run(&vars)? != Val::Bool(true) {
-                return Ok(None);
+            let expression = text(condition, "expression");
+            match scope.compile(expression).and_then(|program| program.run(&vars)) {
+                Ok(Val::Bool(true)) => {}
+                Ok(_) => return Ok(None),
+                Err(why) => {
+                    errors.push(format!("expression '{expression}' resulted in error: {why}"));
+                }
             }
+        }
+        match errors.as_slice() {
+            [] => {}
+            [one] => return Err(one.clone()),
+            many => return Err(format!("[{}]", many.join(", "))),
         }
         let mut variables: Vec<(String, Val)> = Vec::new();
         for variable in list(self.policy, "spec.variables") {
@@ -352,23 +367,17 @@ impl Evaluation<'_> {
         };
         vars.set("namespaceObject", value(namespace.as_ref()));
         vars.set("variables", Val::object([]));
-        let operation = match cx.operation {
-            Operation::Create => "CREATE",
-            Operation::Update => "UPDATE",
-            Operation::Delete => "DELETE",
-            Operation::Connect => "CONNECT",
-        };
         let request = json!({
-            "kind": {"group": cx.group, "version": cx.version, "kind": cx.kind},
+            "kind": {"group": cx.kind_group, "version": cx.kind_version, "kind": cx.kind},
             "resource": {"group": cx.group, "version": cx.version, "resource": cx.resource},
             "subResource": cx.subresource,
-            "requestKind": {"group": cx.group, "version": cx.version, "kind": cx.kind},
+            "requestKind": {"group": cx.kind_group, "version": cx.kind_version, "kind": cx.kind},
             "requestResource":
                 {"group": cx.group, "version": cx.version, "resource": cx.resource},
             "requestSubResource": cx.subresource,
             "name": cx.name,
             "namespace": cx.namespace,
-            "operation": operation,
+            "operation": cx.operation.name(),
             "userInfo": {"username": cx.user.name, "uid": cx.user.uid, "groups": cx.user.groups,
                 "extra": cx.user.extra},
             "dryRun": cx.dry_run,

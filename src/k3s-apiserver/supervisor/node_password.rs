@@ -150,7 +150,15 @@ async fn create(call: &Call<'_>, name: &str, hash: &str) -> Result<(), Status> {
         "metadata": { "name": name, "namespace": NAMESPACE },
         "data": { "hash": STANDARD.encode(hash) },
     });
-    let inner = filter::Call { server: call.server, info, query, parts, user, peer: call.peer };
+    let inner = filter::Call {
+        server: call.server,
+        info,
+        query,
+        parts,
+        user,
+        peer: call.peer,
+        annotations: crate::audit::Annotations::default(),
+    };
     verbs::create::create(&inner, &kind, Bytes::from(secret.to_string())).await.map(drop)
 }
 

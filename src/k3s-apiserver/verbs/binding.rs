@@ -28,9 +28,10 @@ pub async fn bind(call: &Call<'_>, kind: &Kind, body: Bytes) -> Result<Response<
         .ok_or_else(|| Status::plain("no schema of Binding"))?;
     let expected =
         apimachinery::decode::Expected { group: "", version: "v1", kind: "Binding", node };
-    let binding = decode(call, expected, &body, validation, &mut draft.warnings)?;
+    let mut binding = decode(call, expected, &body, validation, &mut draft.warnings)?;
     let named = meta_text(&binding, "name").to_owned();
     let name = if call.info.subresource.is_empty() { named } else { call.info.name.clone() };
+    draft.review(["", "v1", "Binding"], "binding", &name, &mut binding).await?;
     let manager = managed::manager(&draft);
     let now = draft.now;
     let make = |old: &crate::registry::Object, _: &mut Vec<String>| {

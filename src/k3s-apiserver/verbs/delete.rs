@@ -44,8 +44,9 @@ pub enum Deleted {
 
 pub async fn delete(call: &Call<'_>, kind: &Kind, body: Bytes) -> Result<Response<Body>, Status> {
     let accept = Accept::read(&call.parts.headers)?;
-    let options = options(call, &body)?;
+    let (options, sent) = options(call, &body)?;
     let mut draft = draft(call, kind, &options)?;
+    draft.delete_options = sent;
     let name = &call.info.name;
     if kind.resource == "jobs.batch"
         && kind.strategy.orphans_by_default()
@@ -89,10 +90,11 @@ pub async fn collection(
     let accept = Accept::read(&call.parts.headers)?;
     let list_options = ListOptions::read(&call.query, false)?;
     let filter = Filter::read(&call.info, kind, &list_options)?;
-    let options = options(call, &body)?;
+    let (options, sent) = options(call, &body)?;
     let store = call.server.storage.store(&kind.resource).ok_or_else(Status::no_resource)?;
     let page = list::page(call, &store, &list_options, &filter).await?;
     let mut draft = draft(call, kind, &options)?;
+    draft.delete_options = sent;
     for entry in &page.entries {
         let result = delete_object(&mut draft, entry.name(), &options).await;
         match result {
@@ -103,9 +105,10 @@ pub async fn collection(
     Ok(list::render(call, kind, accept, page))
 }
 
-fn options(call: &Call<'_>, body: &Bytes) -> Result<DeleteOptions, Status> {
+/// What is asked, and the body that says it.
+fn options(call: &Call<'_>, body: &Bytes) -> Result<(DeleteOptions, Option<Value>), Status> {
     let tree = if body.is_empty() { None } else { Some(decode_options(call, body)?) };
-    DeleteOptions::read(&call.query, tree.as_ref())
+    Ok((DeleteOptions::read(&call.query, tree.as_ref())?, tree))
 }
 
 fn draft<'a>(

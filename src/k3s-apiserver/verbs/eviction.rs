@@ -41,12 +41,13 @@ pub async fn evict(
         kind: &sub.kind,
         node,
     };
-    let eviction = decode(call, expected, &body, validation, &mut draft.warnings)?;
+    let mut eviction = decode(call, expected, &body, validation, &mut draft.warnings)?;
     let name = call.info.name.as_str();
     let given = meta_text(&eviction, "name");
     if !given.is_empty() && given != name {
         return Err(Status::bad_request("name in URL does not match name in Eviction object"));
     }
+    draft.review([&sub.group, &sub.version, &sub.kind], "eviction", name, &mut eviction).await?;
     let given = eviction.get("deleteOptions").filter(|options| !options.is_null());
     let mut options = DeleteOptions::read(&call.query, given)?;
     options.dry_run |= draft.options.dry_run;

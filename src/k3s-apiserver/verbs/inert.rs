@@ -7,10 +7,8 @@ use tracing::warn;
 
 /// Kind, and what does not happen.
 const INERT: &[(&str, &str)] = &[
-    ("MutatingWebhookConfiguration", "its webhooks are not called"),
     ("NetworkPolicy", "it is not enforced"),
     ("ResourceClaim", "no driver allocates it"),
-    ("ValidatingWebhookConfiguration", "its webhooks are not called"),
 ];
 
 /// Says so when an object of this kind was created.

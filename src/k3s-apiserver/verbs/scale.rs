@@ -81,8 +81,7 @@ pub async fn serve(
             managed::record_scale(&planner, node, &before, &mut recorded, &manager);
         }
         let mut new = old.clone();
-        let count = recorded["spec"]["replicas"].as_i64().unwrap_or(0);
-        *meta::place(&mut new, &replicas) = count.into();
+        set_replicas(&mut new, &paths, &recorded);
         let fields = from_scale(old, &recorded, &replicas, &kind.api_version);
         set_managed_fields(&mut new, fields);
         Ok(new)
@@ -95,8 +94,15 @@ pub async fn serve(
     Ok(response)
 }
 
+/// Puts the number of a Scale into its object.
+pub fn set_replicas(object: &mut Object, paths: &ScalePaths, scale: &Value) {
+    let path: Vec<&str> = paths.replicas.iter().map(String::as_str).collect();
+    let count = scale["spec"]["replicas"].as_i64().unwrap_or(0);
+    *meta::place(object, &path) = count.into();
+}
+
 /// The Scale of an object.
-fn scale_of(object: &Object, paths: &ScalePaths) -> Value {
+pub fn scale_of(object: &Object, paths: &ScalePaths) -> Value {
     let meta = &object["metadata"];
     let mut shown = json!({});
     for field in ["name", "namespace", "uid", "resourceVersion", "creationTimestamp"] {

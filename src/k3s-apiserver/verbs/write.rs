@@ -14,6 +14,7 @@ use serde_json::{Map, Value};
 
 use super::object::{self, to_version};
 use super::options::WriteOptions;
+use super::scale::{scale_of, set_replicas};
 use crate::admission::{self, Attributes, Operation};
 use crate::filter::Call;
 use crate::kinds::Kind;
@@ -49,6 +50,8 @@ pub struct Draft<'a> {
     pub author: Author,
     pub now: Timestamp,
     pub warnings: Vec<String>,
+    /// The body of a DELETE.
+    pub delete_options: Option<Value>,
 }
 
 impl<'a> Draft<'a> {
@@ -65,6 +68,7 @@ impl<'a> Draft<'a> {
             author: Author::Client,
             now,
             warnings: Vec::new(),
+            delete_options: None,
         })
     }
 
@@ -86,6 +90,8 @@ impl<'a> Draft<'a> {
             version: &self.kind.version,
             resource: &self.kind.plural,
             subresource: self.subresource,
+            kind_group: &self.kind.group,
+            kind_version: &self.kind.version,
             kind: &self.kind.kind,
             namespace: &self.call.info.namespace,
             name,
@@ -95,7 +101,48 @@ impl<'a> Draft<'a> {
             kinds: &self.call.server.kinds,
             now: self.now,
             dry_run: self.options.dry_run,
+            field_manager: &self.options.field_manager,
+            field_validation: self.call.query.text("fieldValidation"),
+            delete_options: self.delete_options.as_ref(),
+            server: self.call.server,
+            annotations: &self.call.annotations,
         }
+    }
+
+    fn scale_attributes<'s>(&'s self, operation: Operation, name: &'s str) -> Attributes<'s> {
+        let cx = self.attributes(operation, name);
+        Attributes { kind_group: "autoscaling", kind_version: "v1", kind: "Scale", ..cx }
+    }
+
+    /// Lets policies and webhooks judge the body of a subresource that stores none.
+    pub async fn review(
+        &mut self,
+        kind: [&str; 3],
+        subresource: &str,
+        name: &str,
+        object: &mut Object,
+    ) -> Result<(), Status> {
+        let mut warnings = Vec::new();
+        let mut attributes = self.attributes(Operation::Create, name);
+        [attributes.kind_group, attributes.kind_version, attributes.kind] = kind;
+        attributes.subresource = subresource;
+        admission::review(&attributes, object, &mut warnings).await?;
+        self.warnings.append(&mut warnings);
+        Ok(())
+    }
+
+    /// Lets policies and webhooks judge a connection.
+    pub async fn connect(
+        &mut self,
+        kind: [&str; 3],
+        name: &str,
+        object: &mut Object,
+    ) -> Result<(), Status> {
+        let mut warnings = Vec::new();
+        let mut attributes = self.attributes(Operation::Connect, name);
+        [attributes.kind_group, attributes.kind_version, attributes.kind] = kind;
+        admission::review(&attributes, object, &mut warnings).await?;
+        Ok(())
     }
 
     pub async fn mutate(
@@ -106,7 +153,20 @@ impl<'a> Draft<'a> {
         old: Option<&Object>,
     ) -> Result<(), Status> {
         let mut warnings = Vec::new();
-        admission::mutate(&self.attributes(operation, name), object, old, &mut warnings).await?;
+        if self.author == Author::Server {
+            return Ok(());
+        }
+        if self.subresource == "scale" {
+            let paths = self.kind.strategy.scale();
+            let mut scale = scale_of(object, &paths);
+            let before = old.map(|old| scale_of(old, &paths));
+            let cx = self.scale_attributes(operation, name);
+            admission::mutate(&cx, &mut scale, before.as_ref(), &mut warnings).await?;
+            set_replicas(object, &paths, &scale);
+        } else {
+            let cx = self.attributes(operation, name);
+            admission::mutate(&cx, object, old, &mut warnings).await?;
+        }
         self.warnings.append(&mut warnings);
         Ok(())
     }
@@ -119,7 +179,18 @@ impl<'a> Draft<'a> {
         old: Option<&Object>,
     ) -> Result<(), Status> {
         let mut warnings = Vec::new();
-        admission::validate(&self.attributes(operation, name), object, old, &mut warnings).await?;
+        if self.author == Author::Server && operation != Operation::Delete {
+            return Ok(());
+        }
+        if self.subresource == "scale" {
+            let paths = self.kind.strategy.scale();
+            let [object, old] = [object, old].map(|of| of.map(|of| scale_of(of, &paths)));
+            let cx = self.scale_attributes(operation, name);
+            admission::validate(&cx, object.as_ref(), old.as_ref(), &mut warnings).await?;
+        } else {
+            let cx = self.attributes(operation, name);
+            admission::validate(&cx, object, old, &mut warnings).await?;
+        }
         self.warnings.append(&mut warnings);
         Ok(())
     }
