@@ -12,6 +12,7 @@ use crate::admission::Webhooks;
 use crate::args::Args;
 use crate::auth::Auth;
 use crate::cluster::Cluster;
+use crate::custom::convert::Converted;
 use crate::kinds::Kinds;
 use crate::metrics::Metrics;
 use crate::remote::Remote;
@@ -35,6 +36,7 @@ pub struct ApiServer {
     /// Connections to webhooks.
     pub remote: Remote,
     pub webhooks: Webhooks,
+    pub converted: Converted,
     /// Upgraded connections (exec, port-forward), which outlive their request.
     pub tunnels: Mutex<JoinSet<()>>,
 }

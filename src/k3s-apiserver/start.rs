@@ -17,6 +17,7 @@ use crate::api_server::ApiServer;
 use crate::args::Args;
 use crate::auth::Auth;
 use crate::cluster::{Cluster, ClusterOptions};
+use crate::custom::convert::Converted;
 use crate::kinds::Kinds;
 use crate::metrics::Metrics;
 use crate::remote::Remote;
@@ -130,6 +131,7 @@ fn make(args: Args, stop: CancellationToken) -> anyhow::Result<ApiServer> {
         agents: Agents::default(),
         remote: Remote::default(),
         webhooks: Webhooks::default(),
+        converted: Converted::default(),
         tunnels: Mutex::new(JoinSet::new()),
         args,
     })

@@ -7,7 +7,34 @@ use super::Step;
 use crate::cluster::{Cluster, apply, kubectl, kubectl_fails};
 use crate::outside::{Asked, Outside};
 
-pub(super) const STEPS: &[Step] = &[("admission webhooks change, refuse and warn", admission)];
+pub(super) const STEPS: &[Step] = &[
+    ("admission webhooks change, refuse and warn", admission),
+    ("a conversion webhook serves every version", conversion),
+];
+
+const HOSTS: &str = r#"
+apiVersion: apiextensions.k8s.io/v1
+kind: CustomResourceDefinition
+metadata: { name: hosts.conversion.example.com }
+spec:
+  group: conversion.example.com
+  scope: Namespaced
+  names: { plural: hosts, kind: Host }
+  conversion:
+    strategy: Webhook
+    webhook: { conversionReviewVersions: [v1], clientConfig: CLIENT }
+  versions:
+    - name: v1
+      served: true
+      storage: V1
+      selectableFields: [{ jsonPath: .hostPort }]
+      schema: { openAPIV3Schema: { type: object, properties: { hostPort: { type: string } } } }
+    - name: v2
+      served: true
+      storage: V2
+      selectableFields: [{ jsonPath: .host }, { jsonPath: .port }]
+      schema: { openAPIV3Schema: { type: object, properties: { host: { type: string }, port: { type: string } } } }
+"#;
 
 /// The text in base64.
 fn base64(text: &str) -> String {
@@ -99,7 +126,9 @@ fn admission(_: &mut Cluster) -> Result<()> {
     let data = kubectl(&["get", "cm", "a", "-n", "hooked", "-o", "jsonpath={.data}"])?;
     let data: Value = serde_json::from_str(&data).context("the object's data")?;
     ensure!(data == json!({"start": "yes", "stage-1": "yes", "stage-2": "yes"}), "{data}");
-    ensure!(outside.asked("/second").len() == 2, "the first one was not asked again");
+    let again = outside.asked("/second");
+    let again = again.iter().filter(|asked| asked.body["request"]["name"] == "a").count();
+    ensure!(again == 2, "the first webhook was asked {again} times");
     let asked = outside.asked("/first");
     ensure!(asked[0].path == "/first?timeout=10s", "{}", asked[0].path);
     let refused =
@@ -132,6 +161,79 @@ fn admission(_: &mut Cluster) -> Result<()> {
     }
     kubectl(&["delete", "namespace", "hooked", "outside"])?;
     kubectl(&["delete", "cm", "elsewhere"])?;
+    Ok(())
+}
+
+/// Converts between `hostPort` of v1 and `host` and `port` of v2.
+fn convert(asked: &Asked) -> (u16, Value) {
+    let request = &asked.body["request"];
+    let to = request["desiredAPIVersion"].as_str().unwrap_or_default();
+    let objects = request["objects"].as_array().cloned().unwrap_or_default();
+    let converted = objects.into_iter().map(|mut object| {
+        object["apiVersion"] = to.into();
+        let Some(fields) = object.as_object_mut() else { return Value::Null };
+        if to.ends_with("/v2") {
+            if let Some(Value::String(both)) = fields.remove("hostPort") {
+                let (host, port) = both.split_once(':').unwrap_or((&both, ""));
+                fields.insert("host".to_owned(), host.into());
+                fields.insert("port".to_owned(), port.into());
+            }
+        } else if let Some(Value::String(host)) = fields.remove("host") {
+            let port = fields.remove("port").unwrap_or_default();
+            let both = format!("{host}:{}", port.as_str().unwrap_or_default());
+            fields.insert("hostPort".to_owned(), both.into());
+        }
+        object
+    });
+    let converted: Vec<Value> = converted.collect();
+    let response = json!({"uid": request["uid"], "result": {"status": "Success"},
+        "convertedObjects": converted});
+    (200, json!({"apiVersion": "apiextensions.k8s.io/v1", "kind": "ConversionReview",
+        "response": response}))
+}
+
+fn conversion(_: &mut Cluster) -> Result<()> {
+    let outside = Outside::start(&["convert.conversion.svc"], convert)?;
+    publish("conversion", "convert", &outside)?;
+    let client = json!({"service": {"namespace": "conversion", "name": "convert", "port": 8443,
+        "path": "/convert"}, "caBundle": outside.ca_bundle});
+    let hosts = HOSTS.replace("CLIENT", &client.to_string());
+    let stored = |v1: &str, v2: &str| hosts.replace("V1", v1).replace("V2", v2);
+    apply(&stored("true", "false"))?;
+    kubectl(&["wait", "--for=condition=Established", "crd/hosts.conversion.example.com"])?;
+    let host = |version: &str, name: &str, rest: &str| {
+        format!(
+            "apiVersion: conversion.example.com/{version}\nkind: Host\n\
+             metadata: {{ name: {name}, namespace: conversion }}\n{rest}\n"
+        )
+    };
+    apply(&host("v1", "a", "hostPort: a.example.com:80"))?;
+    let get = |what: &str, path: &str| {
+        kubectl(&["get", what, "-n", "conversion", "-o", &format!("jsonpath={path}")])
+    };
+    let (v1, v2) = ("hosts.v1.conversion.example.com", "hosts.v2.conversion.example.com");
+    let shown = get(&format!("{v2}/a"), "{.apiVersion} {.host} {.port} {.hostPort}")?;
+    ensure!(shown.trim() == "conversion.example.com/v2 a.example.com 80", "{shown}");
+    // The other version is stored from now on, and both are listed in either.
+    apply(&stored("false", "true"))?;
+    apply(&host("v2", "b", "host: b.example.com\nport: \"81\""))?;
+    let ports = get(v1, "{.items[*].hostPort}")?;
+    ensure!(ports == "a.example.com:80 b.example.com:81", "{ports}");
+    let hosts = get(v2, "{.items[*].host}")?;
+    ensure!(hosts == "a.example.com b.example.com", "{hosts}");
+    let selected = kubectl(&[
+        "get", v1, "-n", "conversion", "-o", "name", "--field-selector=hostPort=b.example.com:81",
+    ])?;
+    ensure!(selected.trim() == "host.conversion.example.com/b", "{selected}");
+    // An apply in one version after a change in the other: managed fields are converted as well.
+    let manager = "--field-manager=e2e";
+    kubectl(&["label", &format!("{v1}/b"), "-n", "conversion", "x=y", manager])?;
+    apply(&host("v2", "b", "host: c.example.com\nport: \"82\""))?;
+    let shown = get(&format!("{v1}/b"), "{.hostPort} {.metadata.labels.x}")?;
+    ensure!(shown == "c.example.com:82 y", "{shown}");
+    kubectl(&["delete", v1, "-n", "conversion", "--all"])?;
+    kubectl(&["delete", "crd", "hosts.conversion.example.com", "--timeout=60s"])?;
+    kubectl(&["delete", "namespace", "conversion"])?;
     Ok(())
 }
 

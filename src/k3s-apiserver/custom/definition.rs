@@ -7,6 +7,7 @@ use apimachinery::jsonpath::JsonPath;
 use apimachinery::structural::{Rules, Structural, typed};
 use serde_json::Value;
 
+use super::convert::Converter;
 use super::{Custom, ESTABLISHED, TERMINATING, print};
 use crate::kinds::{Behaviour, Kind, Sub};
 use crate::registry::value::{at, flag, has, key, list, text, texts};
@@ -83,6 +84,7 @@ fn kind(definition: &Object, version: &Value, stored: &Value) -> Kind {
         api_version: api_version.clone(),
         storage_version: storage_version.clone(),
         completes_stored: many_stored || storage.has_defaults(),
+        converter: Converter::read(definition),
         rules: Rules::read(&structural),
         schema: structural,
         storage,

@@ -6,6 +6,7 @@
 //! definition makes another.
 
 pub mod controller;
+pub mod convert;
 pub mod decode;
 mod definition;
 mod plan;
@@ -22,6 +23,7 @@ use apimachinery::structural::{
 use jiff::Timestamp;
 use serde_json::Value;
 
+use self::convert::Converter;
 use self::print::Column;
 use crate::registry::value::text;
 use crate::registry::{Cx, FieldErrors, Object, ScalePaths, Strategy};
@@ -46,6 +48,8 @@ pub struct Custom {
     storage: Structural,
     rules: Option<Rules>,
     completes_stored: bool,
+    /// Who converts between versions, when not only their name changes.
+    pub converter: Option<Converter>,
     has_status: bool,
     scale: Option<ScalePaths>,
     columns: Vec<Column>,
@@ -194,7 +198,9 @@ impl Strategy for Custom {
     }
 
     fn complete_stored(&self, obj: &mut Object) {
-        structural::default(obj, &self.storage);
+        if self.converter.is_none() || text(obj, "apiVersion") == self.storage_version {
+            structural::default(obj, &self.storage);
+        }
     }
 
     fn convert(&self, obj: &mut Object, _from: &str, to: &str) {

@@ -55,7 +55,7 @@ pub async fn create_object(
     let tries = if generated && !base.is_empty() { NAMES_TRIED } else { 1 };
     match_namespace(&mut object, &draft.call.info.namespace)?;
     draft.kind.strategy.default(&mut object);
-    managed::record(draft, None, &mut object, how);
+    managed::record(draft, None, &mut object, how).await?;
     let mut taken = String::new();
     for _ in 0..tries {
         let mut object = object.clone();
@@ -113,7 +113,7 @@ async fn once(
         }
     }
     super::object::normalize(kind, &mut object);
-    let value = draft.stored(&object);
+    let value = draft.stored(&object).await?;
     if draft.options.dry_run && draft.store.get(&draft.key(&name)).is_some() {
         return Err(Status::already_exists(kind.about(&name)));
     }

@@ -19,6 +19,7 @@ use super::write::{
 };
 use crate::admission::Operation;
 use crate::body::Body;
+use crate::custom::convert;
 use crate::filter::Call;
 use crate::kinds::Kind;
 use crate::negotiate::Accept;
@@ -102,6 +103,7 @@ pub async fn collection(
             _ => {}
         }
     }
+    let page = list::converted(call, kind, page).await?;
     Ok(list::render(call, kind, accept, page))
 }
 
@@ -135,13 +137,16 @@ pub async fn delete_object(
     let mut current = draft.store.get(&draft.key(name));
     for _ in 0..ATTEMPTS {
         let Some(entry) = current else { return Err(Status::not_found(draft.kind.about(name))) };
-        let old = draft.served(&entry);
+        let old = draft.served(&entry).await?;
         check(draft, name, options, &entry)?;
         draft.admit(Operation::Delete, name, None, Some(&old)).await?;
         let found = match plan(draft.kind, &old, options, draft.now) {
-            Plan::Nothing => return Ok(Deleted::Stays(entry)),
+            Plan::Nothing => {
+                let shown = convert::entry(draft.call.server, draft.kind, entry).await?;
+                return Ok(Deleted::Stays(shown));
+            }
             Plan::Remove(last) => {
-                let last = draft.last(name, &entry, &last)?;
+                let last = draft.last(name, &entry, &last).await?;
                 match draft.remove(name, entry.revision).await? {
                     Removed::Done(revision) => {
                         return Ok(Deleted::Gone(Arc::new(last.at_revision(revision))));
@@ -151,7 +156,8 @@ pub async fn delete_object(
             }
             Plan::Mark(mut new) => {
                 super::object::normalize(draft.kind, &mut new);
-                match draft.put(name, entry.revision, draft.stored(&new)).await? {
+                let value = draft.stored(&new).await?;
+                match draft.put(name, entry.revision, value).await? {
                     Written::Done(entry) => return Ok(Deleted::Stays(entry)),
                     Written::Conflict(found) => found,
                 }

@@ -56,7 +56,7 @@ pub async fn evict(
     call.server.storage.settled().await?;
     let entry = draft.store.get(&draft.key(name));
     let entry = entry.ok_or_else(|| Status::not_found(kind.about(name)))?;
-    let pod = draft.served(&entry);
+    let pod = draft.served(&entry).await?;
     if !may_ignore_budgets(&pod) {
         take_disruption(&draft, &pod, &entry).await?;
     }

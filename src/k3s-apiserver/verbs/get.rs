@@ -7,6 +7,7 @@ use http::Response;
 use super::options::parse_revision;
 use super::render::{self, Thing};
 use crate::body::Body;
+use crate::custom::convert;
 use crate::filter::Call;
 use crate::kinds::Kind;
 use crate::negotiate::Accept;
@@ -25,6 +26,7 @@ pub async fn get(call: &Call<'_>, kind: &Kind) -> Result<Response<Body>, Status>
     let entry = store
         .get(&object_key(&info.namespace, &info.name))
         .ok_or_else(|| Status::not_found(kind.about(&info.name)))?;
+    let entry = convert::entry(call.server, kind, entry).await?;
     Ok(render::one(call, kind, accept, http::StatusCode::OK, Thing::Entry(entry)))
 }
 

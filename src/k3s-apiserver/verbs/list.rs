@@ -20,6 +20,7 @@ use super::render::{encode, partial};
 use super::select::Filter;
 use super::table::{Head, table};
 use crate::body::{Body, answer, full};
+use crate::custom::convert;
 use crate::filter::Call;
 use crate::kinds::Kind;
 use crate::negotiate::{Accept, Shape};
@@ -59,8 +60,23 @@ pub async fn list(call: &Call<'_>, kind: &Kind) -> Result<Response<Body>, Status
     let options = ListOptions::read(&call.query, false)?;
     let filter = Filter::read(&call.info, kind, &options)?;
     let store = call.server.storage.store(&kind.resource).ok_or_else(Status::no_resource)?;
-    let page = page(call, &store, &options, &filter).await?;
+    let page = match convert::converter(kind) {
+        None => page(call, &store, &options, &filter).await?,
+        // Fields are those of the version that is asked for: they are compared after conversion.
+        Some(_) => {
+            let page = page(call, &store, &options, &filter.without_custom_fields()).await?;
+            let mut page = converted(call, kind, page).await?;
+            page.entries.retain(|entry| filter.matches(entry));
+            page
+        }
+    };
     Ok(render(call, kind, accept, page))
+}
+
+/// The page with its objects in the version that is asked for.
+pub async fn converted(call: &Call<'_>, kind: &Kind, page: Page) -> Result<Page, Status> {
+    let entries = convert::entries(call.server, kind, page.entries).await?;
+    Ok(Page { entries, ..page })
 }
 
 /// Reads one page (everything without `limit`).

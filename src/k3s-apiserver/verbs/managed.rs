@@ -10,6 +10,7 @@ use serde_json::Value;
 
 use super::object::to_version;
 use super::write::Draft;
+use crate::custom::convert::{Memo, converter};
 use crate::kinds::Kind;
 use crate::registry::Object;
 use crate::status::Status;
@@ -31,8 +32,29 @@ pub fn manager(draft: &Draft<'_>) -> String {
 }
 
 /// Records in the new object who changed what.
-pub fn record(draft: &Draft<'_>, old: Option<&Object>, new: &mut Object, how: How<'_>) {
-    let How::Update(manager) = how else { return };
+pub async fn record(
+    draft: &Draft<'_>,
+    old: Option<&Object>,
+    new: &mut Object,
+    how: How<'_>,
+) -> Result<(), Status> {
+    let How::Update(manager) = how else { return Ok(()) };
+    if converter(draft.kind).is_none() {
+        record_now(draft, old, new, manager);
+        return Ok(());
+    }
+    // Once more as long as conversions are missing.
+    loop {
+        let mut recorded = new.clone();
+        record_now(draft, old, &mut recorded, manager);
+        if !draft.memo.fill(draft.call.server, draft.kind).await? {
+            *new = recorded;
+            return Ok(());
+        }
+    }
+}
+
+fn record_now(draft: &Draft<'_>, old: Option<&Object>, new: &mut Object, manager: &str) {
     let reset = reset(draft.kind, draft.subresource);
     let versions = Others::of(draft);
     field_manager(draft, &reset, &versions).update(old, new, manager, draft.now);
@@ -112,12 +134,14 @@ fn reset(kind: &Kind, subresource: &str) -> Option<(bool, Set)> {
 struct Others<'a> {
     versions: Vec<Arc<Kind>>,
     kind: &'a Kind,
+    memo: &'a Memo,
 }
 
 impl<'a> Others<'a> {
     fn of(draft: &'a Draft<'_>) -> Self {
         let kind = draft.kind;
-        Self { versions: draft.call.server.kinds.versions(&kind.resource), kind }
+        let versions = draft.call.server.kinds.versions(&kind.resource);
+        Self { versions, kind, memo: &draft.memo }
     }
 }
 
@@ -126,6 +150,12 @@ impl Versions for Others<'_> {
         let other = self.versions.iter().find(|kind| kind.api_version == api_version)?;
         let mut object = object.clone();
         let from = object["apiVersion"].as_str().unwrap_or_default().to_owned();
+        if from != api_version
+            && converter(self.kind).is_some()
+            && object["kind"] == self.kind.kind.as_str()
+        {
+            return Some((self.memo.get(&object, api_version)?, other.node()));
+        }
         to_version(self.kind, &mut object, &from, api_version);
         Some((object, other.node()))
     }

@@ -146,7 +146,8 @@ async fn apply(call: &Call<'_>, kind: &Kind, body: Bytes) -> Result<Response<Bod
 type Applied = Result<std::sync::Arc<crate::storage::entry::Entry>, Status>;
 
 async fn change(draft: &mut Draft<'_>, name: &str, config: &Object, manager: &str) -> Applied {
-    let planner = Draft::new(draft.call, draft.kind, draft.options.clone())?;
+    let mut planner = Draft::new(draft.call, draft.kind, draft.options.clone())?;
+    planner.memo = draft.memo.clone();
     let make = |old: &Object, _: &mut Vec<String>| {
         let mut new = managed::apply(&planner, Some(old), config, manager)?;
         check_name(&new, name)?;

@@ -36,7 +36,7 @@ pub async fn serve(
         let draft = Draft::new(call, kind, WriteOptions::read(&call.query, "GetOptions")?)?;
         let entry = draft.store.get(&draft.key(name));
         let entry = entry.ok_or_else(|| Status::not_found(kind.about(name)))?;
-        let mut scale = scale_of(&draft.served(&entry), &paths);
+        let mut scale = scale_of(&draft.served(&entry).await?, &paths);
         set_managed_fields(&mut scale, None);
         return Ok(render::one(call, kind, accept, StatusCode::OK, Thing::Tree(scale)));
     }
@@ -44,7 +44,8 @@ pub async fn serve(
     let what = if patching { "PatchOptions" } else { "UpdateOptions" };
     let options = WriteOptions::read(&call.query, what)?;
     let mut draft = Draft::new(call, kind, options)?;
-    let planner = Draft::new(call, kind, draft.options.clone())?;
+    let mut planner = Draft::new(call, kind, draft.options.clone())?;
+    planner.memo = draft.memo.clone();
     let manager = managed::manager(&draft);
     let sent = if patching {
         None
@@ -87,7 +88,7 @@ pub async fn serve(
         Ok(new)
     };
     let entry = update_object(&mut draft, name, Source::Patch, How::Applied, make).await?;
-    let mut scale = scale_of(&draft.served(&entry), &paths);
+    let mut scale = scale_of(&draft.served(&entry).await?, &paths);
     set_managed_fields(&mut scale, None);
     let mut response = render::one(call, kind, accept, StatusCode::OK, Thing::Tree(scale));
     render::warn(&mut response, &draft.warnings);

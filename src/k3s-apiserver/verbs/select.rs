@@ -70,6 +70,14 @@ impl Filter {
         Ok(Self { namespace: info.namespace.clone(), labels, fields })
     }
 
+    /// The same for entries that are in another version: without what is read from the object.
+    #[must_use]
+    pub fn without_custom_fields(&self) -> Self {
+        let mut filter = self.clone();
+        filter.fields.retain(|term| !matches!(term.field, Field::Custom(_)));
+        filter
+    }
+
     /// Selects every object of a namespace?
     pub fn is_everything(&self) -> bool {
         self.labels.is_everything() && self.fields.is_empty()

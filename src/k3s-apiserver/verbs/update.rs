@@ -19,6 +19,7 @@ use super::write::{
 use crate::admission::Operation;
 use crate::auth;
 use crate::body::Body;
+use crate::custom::convert;
 use crate::filter::Call;
 use crate::kinds::Kind;
 use crate::negotiate::Accept;
@@ -102,9 +103,14 @@ pub async fn update_object(
     for _ in 0..ATTEMPTS {
         let Some(entry) = current else { return Err(Status::not_found(draft.kind.about(name))) };
         draft.warnings.truncate(warnings);
-        let old = draft.served(&entry);
+        let old = draft.served(&entry).await?;
         let mut made = Vec::new();
-        let new = make(&old, &mut made)?;
+        let mut new = make(&old, &mut made);
+        while draft.memo.fill(draft.call.server, draft.kind).await? {
+            made.clear();
+            new = make(&old, &mut made);
+        }
+        let new = new?;
         draft.warnings.append(&mut made);
         let insists = check_preconditions(draft, name, source, &new, &old)?;
         let attempt = Attempt { name, entry: &entry, old: &old, how };
@@ -182,7 +188,7 @@ async fn replace(
     let kind = draft.kind;
     match_namespace(&mut new, &draft.call.info.namespace)?;
     kind.strategy.default(&mut new);
-    managed::record(draft, Some(old), &mut new, how);
+    managed::record(draft, Some(old), &mut new, how).await?;
     draft.mutate(Operation::Update, name, &mut new, Some(old)).await?;
     auth::check_grant(draft.call, kind, &new, Some(old)).await?;
     let mut errors = FieldErrors::default();
@@ -207,15 +213,16 @@ async fn replace(
     normalize(kind, &mut new);
     managed::keep_times(old, &mut new);
     if is_complete(kind, &new) {
-        let last = draft.last(name, entry, &new)?;
+        let last = draft.last(name, entry, &new).await?;
         return Ok(match draft.remove(name, entry.revision).await? {
             Removed::Done(_) => Written::Done(last),
             Removed::Conflict(found) => Written::Conflict(found),
         });
     }
-    let value = draft.stored(&new);
-    if value == draft.stored(old) {
-        return Ok(Written::Done(entry.clone()));
+    let value = draft.stored(&new).await?;
+    if draft.is_same(old, &new, &value).await? {
+        let shown = convert::entry(draft.call.server, kind, entry.clone()).await?;
+        return Ok(Written::Done(shown));
     }
     let written = draft.put(name, entry.revision, value).await?;
     if let Written::Done(entry) = &written {

@@ -4,7 +4,7 @@
 //! that is too slow is told so (410) and never buffered for.
 
 use std::collections::VecDeque;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
@@ -23,6 +23,7 @@ use super::select::Filter;
 use super::table::{Head, Include, build};
 use crate::api_server::ApiServer;
 use crate::body::{Body, answer};
+use crate::custom::convert;
 use crate::filter::Call;
 use crate::kinds::Kind;
 use crate::negotiate::{Accept, Shape};
@@ -132,15 +133,16 @@ impl Watcher {
             return Ok(());
         }
         let now = wait(call, options.revision).await?;
-        let state = self.store.read();
-        self.place = state.place_now();
-        let revision = now.max(state.latest());
+        let (revision, found) = {
+            let state = self.store.read();
+            self.place = state.place_now();
+            let all = state.range(&self.filter.namespace, "").cloned();
+            (now.max(state.latest()), all.collect::<Vec<Arc<Entry>>>())
+        };
+        let found = convert::entries(call.server, &self.kind, found).await?;
         let filter = &self.filter;
-        self.pending = state
-            .range(&filter.namespace, "")
-            .filter(|entry| filter.matches(entry))
-            .map(|entry| Initial::Object(entry.clone()))
-            .collect();
+        let seen = found.into_iter().filter(|entry| filter.matches(entry));
+        self.pending = seen.map(Initial::Object).collect();
         if options.send_initial_events == Some(true) && options.bookmarks {
             self.pending.push_back(Initial::End(revision));
         }
@@ -180,6 +182,13 @@ impl Watcher {
             };
             if !events.is_empty() {
                 self.place += events.len() as u64;
+                let events = match self.converted(events).await {
+                    Ok(events) => events,
+                    Err(status) => {
+                        self.finished = true;
+                        return Some(self.tree_frame("ERROR", &status.to_value()));
+                    }
+                };
                 match self.frames(&events) {
                     Some(frames) => return Some(frames),
                     None => continue,
@@ -196,6 +205,29 @@ impl Watcher {
                 }
             }
         }
+    }
+
+    /// Events with their objects in the version that is watched.
+    async fn converted(&self, events: Vec<Arc<Event>>) -> Result<Vec<Arc<Event>>, Status> {
+        if convert::converter(&self.kind).is_none() {
+            return Ok(events);
+        }
+        let mut all = Vec::with_capacity(events.len());
+        for event in events {
+            let entry = convert::entry(&self.server, &self.kind, event.entry.clone()).await?;
+            let previous = match event.previous.clone() {
+                Some(previous) => Some(convert::entry(&self.server, &self.kind, previous).await?),
+                None => None,
+            };
+            all.push(Arc::new(Event {
+                revision: event.revision,
+                entry,
+                previous,
+                deleted: event.deleted,
+                frame: OnceLock::new(),
+            }));
+        }
+        Ok(all)
     }
 
     fn initial(&mut self) -> Option<Bytes> {

@@ -16,6 +16,7 @@ use super::object::{self, to_version};
 use super::options::WriteOptions;
 use super::scale::{scale_of, set_replicas};
 use crate::admission::{self, Attributes, Operation};
+use crate::custom::convert::{self, Memo};
 use crate::filter::Call;
 use crate::kinds::Kind;
 use crate::registry::{Cx, Guard, Object};
@@ -52,6 +53,8 @@ pub struct Draft<'a> {
     pub warnings: Vec<String>,
     /// The body of a DELETE.
     pub delete_options: Option<Value>,
+    /// Conversions that managed fields need.
+    pub memo: Arc<Memo>,
 }
 
 impl<'a> Draft<'a> {
@@ -69,6 +72,7 @@ impl<'a> Draft<'a> {
             now,
             warnings: Vec::new(),
             delete_options: None,
+            memo: Arc::default(),
         })
     }
 
@@ -238,14 +242,32 @@ impl<'a> Draft<'a> {
     }
 
     /// The stored form of an object in the served version.
-    pub fn stored(&self, object: &Object) -> Bytes {
+    pub async fn stored(&self, object: &Object) -> Result<Bytes, Status> {
         let kind = self.kind;
         if kind.is_stored() {
-            return encode(object).into();
+            return Ok(encode(object).into());
         }
         let mut object = object.clone();
+        if convert::converter(kind).is_some() {
+            let to = &kind.storage_version;
+            object = convert::object(self.call.server, kind, object, to).await?;
+        }
+        // What the version in the store does not know is not stored.
         to_version(kind, &mut object, &kind.api_version, &kind.storage_version);
-        encode(&object).into()
+        Ok(encode(&object).into())
+    }
+
+    /// Would storing the new object change nothing?
+    pub async fn is_same(
+        &self,
+        old: &Object,
+        new: &Object,
+        stored: &Bytes,
+    ) -> Result<bool, Status> {
+        if convert::converter(self.kind).is_some() && !self.kind.is_stored() {
+            return Ok(encode(old) == encode(new));
+        }
+        Ok(*stored == self.stored(old).await?)
     }
 
     /// The object's key in its cache.
@@ -254,8 +276,14 @@ impl<'a> Draft<'a> {
     }
 
     /// The stored object in the served version.
-    pub fn served(&self, entry: &Entry) -> Object {
-        object::served(self.kind, entry)
+    pub async fn served(&self, entry: &Arc<Entry>) -> Result<Object, Status> {
+        let entry = self.shown(entry.clone()).await?;
+        Ok(object::served(self.kind, &entry))
+    }
+
+    /// An entry as answers show it.
+    async fn shown(&self, entry: Arc<Entry>) -> Result<Arc<Entry>, Status> {
+        convert::entry(self.call.server, self.kind, entry).await
     }
 
     /// Puts bytes where the object was at `expected` (0: was not).
@@ -267,7 +295,7 @@ impl<'a> Draft<'a> {
                 // What was not created has no revision.
                 entry.bytes = value;
             }
-            return Ok(Written::Done(Arc::new(entry)));
+            return Ok(Written::Done(self.shown(Arc::new(entry)).await?));
         }
         let storage = &self.call.server.storage;
         let lease = match self.store.resource.as_str() {
@@ -279,7 +307,7 @@ impl<'a> Draft<'a> {
         match storage.write(&path, expected, change).await? {
             Outcome::Done(revision) => {
                 let entry = Entry::parse(&key, revision, &value, &[]).map_err(Status::internal)?;
-                Ok(Written::Done(Arc::new(entry)))
+                Ok(Written::Done(self.shown(Arc::new(entry)).await?))
             }
             Outcome::Conflict(found) => self.conflict(&key, found),
         }
@@ -302,8 +330,17 @@ impl<'a> Draft<'a> {
     }
 
     /// An object's last state, with the revision that it had.
-    pub fn last(&self, name: &str, entry: &Entry, object: &Object) -> Result<Arc<Entry>, Status> {
-        let value = self.stored(object);
+    pub async fn last(
+        &self,
+        name: &str,
+        entry: &Entry,
+        object: &Object,
+    ) -> Result<Arc<Entry>, Status> {
+        // In the version that is served: nobody stores it.
+        let value: Bytes = match convert::converter(self.kind) {
+            Some(_) => encode(object).into(),
+            None => self.stored(object).await?,
+        };
         let entry = Entry::parse(&self.key(name), entry.revision, &value, &[]);
         Ok(Arc::new(entry.map_err(Status::internal)?))
     }

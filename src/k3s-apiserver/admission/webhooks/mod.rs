@@ -296,9 +296,12 @@ async fn convert(
     object: &Object,
     to: &str,
 ) -> Result<Object, String> {
+    if custom::convert::converter(kind).is_some() {
+        let converted = custom::convert::object(cx.server, kind, object.clone(), to).await;
+        return converted.map_err(|status| status.message);
+    }
     let mut converted = object.clone();
     let from = object["apiVersion"].as_str().unwrap_or_default().to_owned();
-    let _ = cx;
     object::to_version(kind, &mut converted, &from, to);
     Ok(converted)
 }

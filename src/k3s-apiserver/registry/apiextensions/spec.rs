@@ -321,14 +321,7 @@ fn conversion(path: &Path, conversion: &Value, errs: &mut FieldErrors) {
                 errs.forbidden(path.child("webhookClientConfig"), detail);
             }
         }
-        "Webhook" => {
-            let before = errs.0.len();
-            webhook(path, at(conversion, "webhook"), errs);
-            if errs.0.len() == before {
-                let detail = "conversion webhooks are not supported by this server yet, use None";
-                errs.forbidden(path.child("strategy"), detail);
-            }
-        }
+        "Webhook" => webhook(path, at(conversion, "webhook"), errs),
         _ => errs.not_supported(path.child("strategy"), strategy, &["None", "Webhook"]),
     }
 }
