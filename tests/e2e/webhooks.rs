@@ -26,12 +26,12 @@ spec:
   versions:
     - name: v1
       served: true
-      storage: V1
+      storage: STORED-FIRST
       selectableFields: [{ jsonPath: .hostPort }]
       schema: { openAPIV3Schema: { type: object, properties: { hostPort: { type: string } } } }
     - name: v2
       served: true
-      storage: V2
+      storage: STORED-SECOND
       selectableFields: [{ jsonPath: .host }, { jsonPath: .port }]
       schema: { openAPIV3Schema: { type: object, properties: { host: { type: string }, port: { type: string } } } }
 "#;
@@ -198,7 +198,7 @@ fn conversion(_: &mut Cluster) -> Result<()> {
     let client = json!({"service": {"namespace": "conversion", "name": "convert", "port": 8443,
         "path": "/convert"}, "caBundle": outside.ca_bundle});
     let hosts = HOSTS.replace("CLIENT", &client.to_string());
-    let stored = |v1: &str, v2: &str| hosts.replace("V1", v1).replace("V2", v2);
+    let stored = |v1: &str, v2: &str| hosts.replace("STORED-FIRST", v1).replace("STORED-SECOND", v2);
     apply(&stored("true", "false"))?;
     kubectl(&["wait", "--for=condition=Established", "crd/hosts.conversion.example.com"])?;
     let host = |version: &str, name: &str, rest: &str| {
