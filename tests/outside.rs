@@ -74,10 +74,8 @@ impl Outside {
                 }
             });
         });
-        let ca_bundle = base64::Engine::encode(
-            &base64::engine::general_purpose::STANDARD,
-            made.cert.pem(),
-        );
+        let ca_bundle =
+            base64::Engine::encode(&base64::engine::general_purpose::STANDARD, made.cert.pem());
         Ok(Self { port, ca_bundle, asked, _stop: stop })
     }
 

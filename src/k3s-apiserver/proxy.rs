@@ -277,9 +277,10 @@ async fn proxied(call: &Call<'_>, kind: &Kind) -> Result<Target, Status> {
         "services" => {
             let service =
                 server.cluster.get("services", namespace, name).ok_or_else(missing)?.object();
-            let address = endpoint(&server.cluster, namespace, name, &service, port).ok_or_else(|| {
-                Status::unavailable(format!("no endpoints available for service \"{name}\""))
-            })?;
+            let address =
+                endpoint(&server.cluster, namespace, name, &service, port).ok_or_else(|| {
+                    Status::unavailable(format!("no endpoints available for service \"{name}\""))
+                })?;
             Ok(Target { address, scheme: Scheme::Plain, node: None })
         }
         _ => Err(Status::no_resource()),

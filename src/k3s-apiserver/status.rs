@@ -75,7 +75,11 @@ impl About<'_> {
 
 impl Status {
     /// A refusal without details.
-    pub fn new(code: u16, reason: impl Into<Cow<'static, str>>, message: impl Into<String>) -> Self {
+    pub fn new(
+        code: u16,
+        reason: impl Into<Cow<'static, str>>,
+        message: impl Into<String>,
+    ) -> Self {
         Self {
             code,
             reason: reason.into(),

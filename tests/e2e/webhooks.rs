@@ -44,8 +44,11 @@ fn base64(text: &str) -> String {
 fn review(asked: &Asked, response: Value) -> (u16, Value) {
     let mut response = response;
     response["uid"] = asked.body["request"]["uid"].clone();
-    (200, json!({"apiVersion": "admission.k8s.io/v1", "kind": "AdmissionReview",
-        "response": response}))
+    (
+        200,
+        json!({"apiVersion": "admission.k8s.io/v1", "kind": "AdmissionReview",
+        "response": response}),
+    )
 }
 
 /// The webhook server: by its path, it adds what others look for, refuses, warns or sleeps.
@@ -66,7 +69,8 @@ fn hooks(asked: &Asked) -> (u16, Value) {
             )
         }
         "/deny" => {
-            let bad = object["data"]["bad"] == "yes" || asked.body["request"]["operation"] == "DELETE";
+            let bad =
+                object["data"]["bad"] == "yes" || asked.body["request"]["operation"] == "DELETE";
             review(
                 asked,
                 json!({"allowed": !bad, "warnings": ["looked at it"],
@@ -121,7 +125,9 @@ fn admission(_: &mut Cluster) -> Result<()> {
     apply(&configuration(mutating, "a-second", &by_service, "/second", again))?;
     apply(&configuration(mutating, "b-first", &by_url, "/first", ""))?;
     apply(&configuration(validating, "deny", &by_service, "/deny", ""))?;
-    apply("apiVersion: v1\nkind: Namespace\nmetadata: { name: hooked, labels: { hooked: \"yes\" } }\n")?;
+    apply(
+        "apiVersion: v1\nkind: Namespace\nmetadata: { name: hooked, labels: { hooked: \"yes\" } }\n",
+    )?;
     kubectl(&["create", "cm", "a", "-n", "hooked", "--from-literal=start=yes"])?;
     let data = kubectl(&["get", "cm", "a", "-n", "hooked", "-o", "jsonpath={.data}"])?;
     let data: Value = serde_json::from_str(&data).context("the object's data")?;
@@ -131,8 +137,7 @@ fn admission(_: &mut Cluster) -> Result<()> {
     ensure!(again == 2, "the first webhook was asked {again} times");
     let asked = outside.asked("/first");
     ensure!(asked[0].path == "/first?timeout=10s", "{}", asked[0].path);
-    let refused =
-        kubectl_fails(&["create", "cm", "b", "-n", "hooked", "--from-literal=bad=yes"])?;
+    let refused = kubectl_fails(&["create", "cm", "b", "-n", "hooked", "--from-literal=bad=yes"])?;
     let denied = "admission webhook \"deny.e2e.example.com\" denied the request: it is bad";
     ensure!(refused.contains(denied), "{refused}");
     let refused = kubectl_fails(&["delete", "cm", "a", "-n", "hooked"])?;
@@ -154,7 +159,8 @@ fn admission(_: &mut Cluster) -> Result<()> {
     apply(&configuration(validating, "slow", &unknown, "/slow", ""))?;
     let refused = kubectl_fails(&["create", "cm", "d", "-n", "hooked"])?;
     ensure!(refused.contains("certificate signed by unknown authority"), "{refused}");
-    for (kind, names) in [(mutating, &["a-second", "b-first"][..]), (validating, &["deny", "slow"])] {
+    for (kind, names) in [(mutating, &["a-second", "b-first"][..]), (validating, &["deny", "slow"])]
+    {
         for name in names {
             kubectl(&["delete", kind, name])?;
         }
@@ -188,8 +194,11 @@ fn convert(asked: &Asked) -> (u16, Value) {
     let converted: Vec<Value> = converted.collect();
     let response = json!({"uid": request["uid"], "result": {"status": "Success"},
         "convertedObjects": converted});
-    (200, json!({"apiVersion": "apiextensions.k8s.io/v1", "kind": "ConversionReview",
-        "response": response}))
+    (
+        200,
+        json!({"apiVersion": "apiextensions.k8s.io/v1", "kind": "ConversionReview",
+        "response": response}),
+    )
 }
 
 fn conversion(_: &mut Cluster) -> Result<()> {
@@ -198,7 +207,8 @@ fn conversion(_: &mut Cluster) -> Result<()> {
     let client = json!({"service": {"namespace": "conversion", "name": "convert", "port": 8443,
         "path": "/convert"}, "caBundle": outside.ca_bundle});
     let hosts = HOSTS.replace("CLIENT", &client.to_string());
-    let stored = |v1: &str, v2: &str| hosts.replace("STORED-FIRST", v1).replace("STORED-SECOND", v2);
+    let stored =
+        |v1: &str, v2: &str| hosts.replace("STORED-FIRST", v1).replace("STORED-SECOND", v2);
     apply(&stored("true", "false"))?;
     kubectl(&["wait", "--for=condition=Established", "crd/hosts.conversion.example.com"])?;
     let host = |version: &str, name: &str, rest: &str| {
@@ -222,7 +232,13 @@ fn conversion(_: &mut Cluster) -> Result<()> {
     let hosts = get(v2, "{.items[*].host}")?;
     ensure!(hosts == "a.example.com b.example.com", "{hosts}");
     let selected = kubectl(&[
-        "get", v1, "-n", "conversion", "-o", "name", "--field-selector=hostPort=b.example.com:81",
+        "get",
+        v1,
+        "-n",
+        "conversion",
+        "-o",
+        "name",
+        "--field-selector=hostPort=b.example.com:81",
     ])?;
     ensure!(selected.trim() == "host.conversion.example.com/b", "{selected}");
     // An apply in one version after a change in the other: managed fields are converted as well.

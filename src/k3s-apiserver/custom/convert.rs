@@ -167,9 +167,8 @@ async fn objects_to(
     let Some(webhook) = converter(kind) else { return Ok(objects) };
     let Some(first) = objects.first() else { return Ok(objects) };
     let about = format!("{}, Kind={}", text(first, "apiVersion"), kind.kind);
-    let failed = |why: String| {
-        Status::plain(format!("conversion webhook for {about} failed: {why}"))
-    };
+    let failed =
+        |why: String| Status::plain(format!("conversion webhook for {about} failed: {why}"));
     let remote = webhook.server.as_ref().map_err(|why| failed(why.clone()))?;
     let review = webhook
         .review

@@ -50,10 +50,7 @@ async fn resolve(cluster: &Cluster, server: &Server) -> Result<SocketAddr, Strin
             let ports = service["spec"]["ports"].as_array();
             let offers = |port: &serde_json::Value| port["port"] == server.port;
             if !ports.is_some_and(|ports| ports.iter().any(offers)) {
-                return Err(format!(
-                    "no service port {} found for service {name:?}",
-                    server.port
-                ));
+                return Err(format!("no service port {} found for service {name:?}", server.port));
             }
             endpoint(cluster, namespace, name, &service, &server.port.to_string())
                 .ok_or_else(|| format!("no endpoints available for service {name:?}"))

@@ -124,7 +124,8 @@ mod tests {
             assert_eq!(judge(status, body.as_bytes()).unwrap_err(), want);
         };
         check(404, "x", "the server could not find the requested resource");
-        let internal = "an error on the server (\"boom\") has prevented the request from succeeding";
+        let internal =
+            "an error on the server (\"boom\") has prevented the request from succeeding";
         check(500, "boom\n", internal);
         check(200, "{}", "Object 'Kind' is missing in '{}'");
         let status = r#"{"kind":"Status","apiVersion":"v1","status":"Failure","message":"no"}"#;

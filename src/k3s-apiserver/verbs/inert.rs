@@ -6,10 +6,8 @@
 use tracing::warn;
 
 /// Kind, and what does not happen.
-const INERT: &[(&str, &str)] = &[
-    ("NetworkPolicy", "it is not enforced"),
-    ("ResourceClaim", "no driver allocates it"),
-];
+const INERT: &[(&str, &str)] =
+    &[("NetworkPolicy", "it is not enforced"), ("ResourceClaim", "no driver allocates it")];
 
 /// Says so when an object of this kind was created.
 pub(super) fn tell(kind: &str, name: &str) {

@@ -4,8 +4,8 @@
 //! that is too slow is told so (410) and never buffered for.
 
 use std::collections::VecDeque;
-use std::sync::{Arc, OnceLock};
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use apimachinery::decode::Media;

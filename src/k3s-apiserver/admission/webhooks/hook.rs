@@ -145,9 +145,13 @@ mod tests {
 
     #[test]
     fn absent_fields_mean_upstreams_defaults() {
-        let hook = Hook::read("c", 1, &json!({"name": "a.b.c",
+        let hook = Hook::read(
+            "c",
+            1,
+            &json!({"name": "a.b.c",
             "admissionReviewVersions": ["v2", "v1beta1", "v1"],
-            "clientConfig": {"url": "https://x"}, "sideEffects": "Some"}));
+            "clientConfig": {"url": "https://x"}, "sideEffects": "Some"}),
+        );
         assert_eq!((hook.id.as_str(), hook.review), ("c/a.b.c/1", Some("v1beta1")));
         assert!(hook.fails && hook.equivalent && !hook.again && !hook.is_without_effects());
         assert_eq!(hook.limit, Duration::from_secs(10));

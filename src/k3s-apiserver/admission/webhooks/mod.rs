@@ -86,8 +86,9 @@ pub(super) async fn mutate(
         let place = format!("round_{round}_index_{at}");
         let called = ask(cx, hook, Phase::Mutating, &asked, object.as_deref(), old).await;
         let outcome = match called {
-            Ok(answer) => change(cx, hook, &asked, answer, object.as_deref_mut(), &place, warnings)
-                .await,
+            Ok(answer) => {
+                change(cx, hook, &asked, answer, object.as_deref_mut(), &place, warnings).await
+            }
             Err(failed) => Err(failed),
         };
         if hook.again {
@@ -132,7 +133,8 @@ pub(super) async fn validate(
             due.push((hook, asked));
         }
     }
-    let calls = due.iter().map(|(hook, asked)| ask(cx, hook, Phase::Validating, asked, object, old));
+    let calls =
+        due.iter().map(|(hook, asked)| ask(cx, hook, Phase::Validating, asked, object, old));
     let mut first = Ok(());
     for (at, outcome) in join_all(calls).await.into_iter().enumerate() {
         let (hook, _) = &due[at];
@@ -224,8 +226,7 @@ async fn ask(
         return Err(Failed::Call(why.to_owned()));
     };
     let server = hook.server.as_ref();
-    let server =
-        server.map_err(|why| Failed::Call(format!("could not get REST client: {why}")))?;
+    let server = server.map_err(|why| Failed::Call(format!("could not get REST client: {why}")))?;
     let (object, old) = (sent(cx, asked, object).await?, sent(cx, asked, old).await?);
     let uid = uuid::Uuid::new_v4().to_string();
     let question = review::question(cx, asked, version, &uid, object.as_ref(), old.as_ref());

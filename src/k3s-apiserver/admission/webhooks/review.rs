@@ -34,9 +34,7 @@ pub(super) fn question(
     old: Option<&Value>,
 ) -> Value {
     let kind = |[group, version, kind]: [&str; 3]| json!({"group": group, "version": version, "kind": kind});
-    let resource = |group: &str, version: &str, resource: &str| {
-        json!({"group": group, "version": version, "resource": resource})
-    };
+    let resource = |group: &str, version: &str, resource: &str| json!({"group": group, "version": version, "resource": resource});
     let [group, version, name] = &invocation.kind;
     let mut user = json!({});
     if !cx.user.name.is_empty() {
@@ -144,9 +142,11 @@ pub(super) fn answer(
     }
     let patch = match text(response, "patch") {
         "" => None,
-        patch => Some(STANDARD.decode(patch).map_err(|err| {
-            format!("couldn't decode response.patch: {err}")
-        })?),
+        patch => Some(
+            STANDARD
+                .decode(patch)
+                .map_err(|err| format!("couldn't decode response.patch: {err}"))?,
+        ),
     };
     let declared = key(response, "patchType").as_str();
     if review == "v1" {
