@@ -4,6 +4,8 @@
 //! Invariant: after `walk` every value has the type that its schema node says, so later code may
 //! read it without looking twice.
 
+use std::collections::HashSet;
+
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use serde_json::{Map, Value};
@@ -168,15 +170,40 @@ pub fn body(bytes: &[u8], media: Media, expected: &Expected<'_>) -> Result<Decod
         }
     }
     check_kind(&value, expected, unrecognized)?;
-    let mut strict =
-        parsed.duplicates.iter().map(|path| format!("duplicate field {}", quote(path)));
-    let mut strict = strict.by_ref().collect::<Vec<_>>();
     let version = meta::api_version(&value).to_owned();
     let unknown = walk(&mut value, expected.node).map_err(|err| {
         cannot_be_handled(expected.kind, &version, expected.kind, &err.to_string())
     })?;
-    strict.extend(unknown);
+    let strict = in_order(bytes, &parsed.duplicates, &unknown);
     Ok(Decoded { value, strict })
+}
+
+/// What strict decoding found, as Go's decoder meets it: in the document's order, and nothing
+/// inside of what is unknown anyhow.
+fn in_order(bytes: &[u8], duplicates: &[String], unknown: &[String]) -> Vec<String> {
+    let path = |text: &str| text.split_once('"').map(|(_, path)| path.trim_end_matches('"').to_owned());
+    let unknown: Vec<(String, &String)> =
+        unknown.iter().filter_map(|text| Some((path(text)?, text))).collect();
+    let is_inside = |inner: &str, outer: &str| {
+        inner.strip_prefix(outer).is_some_and(|rest| rest.is_empty() || rest.starts_with(['.', '[']))
+    };
+    let known = duplicates.iter().filter(|at| !unknown.iter().any(|(of, _)| is_inside(at, of)));
+    let known: Vec<&String> = known.collect();
+    if known.is_empty() && unknown.len() < 2 {
+        return unknown.into_iter().map(|(_, text)| text.clone()).collect();
+    }
+    let sought = unknown.iter().map(|(path, _)| path.as_str());
+    let sought: HashSet<&str> = sought.chain(known.iter().map(|path| path.as_str())).collect();
+    let places = json::places(bytes, &sought);
+    // A field is a duplicate where it comes the second time.
+    let place = |path: &str, nth: usize| places.get(path).and_then(|at| at.get(nth)).copied();
+    let mut all: Vec<(Option<usize>, String)> = known
+        .iter()
+        .map(|path| (place(path, 1), format!("duplicate field {}", quote(path))))
+        .chain(unknown.iter().map(|(path, text)| (place(path, 0), (*text).clone())))
+        .collect();
+    all.sort_by_key(|(at, _)| *at);
+    all.into_iter().map(|(_, text)| text).collect()
 }
 
 fn cannot_be_handled(kind: &str, version: &str, expected: &str, why: &str) -> Status {
@@ -661,18 +688,18 @@ mod tests {
 
     #[test]
     fn unknown_and_duplicate_fields_are_named_and_gone() {
-        let text = r#"{"kind":"Pod","spec":{"containers":[{"name":"a","imagee":1}],"zz":1,"hostPID":true,"hostPID":true},"top":1}"#;
+        let text = r#"{"kind":"Pod","spec":{"containers":[{"name":"a","imagee":1}],"zz":1,"hostPID":true,"zz":2,"hostPID":true},"top":1}"#;
         let decoded = body(text.as_bytes(), Media::Json, &expected("", "v1", "Pod")).unwrap();
         let strict = [
-            r#"duplicate field "spec.hostPID""#,
             r#"unknown field "spec.containers[0].imagee""#,
             r#"unknown field "spec.zz""#,
+            r#"duplicate field "spec.hostPID""#,
             r#"unknown field "top""#,
         ];
         assert_eq!(decoded.strict, strict);
         assert_eq!(decoded.value["spec"], json!({"containers": [{"name": "a"}], "hostPID": true}));
         let err = decoded.validated(FieldValidation::Strict, &expected("", "v1", "Pod"));
-        assert!(err.unwrap_err().message.contains("strict decoding error: duplicate field"));
+        assert!(err.unwrap_err().message.contains("strict decoding error: unknown field"));
     }
 
     #[test]

@@ -3,6 +3,8 @@
 //! Invariant: whatever the input, parsing ends without recursion deeper than `MAX_DEPTH`, and a
 //! value that was returned is never deeper, so every other walk may recurse.
 
+use std::collections::{HashMap, HashSet};
+
 use serde_json::{Map, Number, Value};
 
 /// Deeper input is refused. Low enough for every recursive walk on a thread's 2 MiB of stack.
@@ -18,13 +20,22 @@ pub struct Parsed {
 
 /// Parses one document.
 pub fn parse(bytes: &[u8]) -> Result<Parsed, String> {
-    let mut parser = Parser { bytes, at: 0, path: Vec::new(), duplicates: Vec::new() };
+    let mut parser = Parser::new(bytes);
     let value = parser.value(0)?;
     parser.space();
     match parser.peek() {
         None => Ok(Parsed { value, duplicates: parser.duplicates }),
         Some(_) => Err(parser.unexpected("after top-level value")),
     }
+}
+
+/// Where keys stand: the offsets of every key whose path is one of these, in the document's order.
+pub fn places(bytes: &[u8], paths: &HashSet<&str>) -> HashMap<String, Vec<usize>> {
+    let mut parser = Parser::new(bytes);
+    parser.sought = Some(paths);
+    // What cannot be read any further has no places.
+    let _ = parser.value(0);
+    parser.places
 }
 
 enum Step {
@@ -37,11 +48,24 @@ struct Parser<'a> {
     at: usize,
     path: Vec<Step>,
     duplicates: Vec<String>,
+    sought: Option<&'a HashSet<&'a str>>,
+    places: HashMap<String, Vec<usize>>,
 }
 
 const END: &str = "unexpected end of JSON input";
 
-impl Parser<'_> {
+impl<'a> Parser<'a> {
+    fn new(bytes: &'a [u8]) -> Self {
+        Parser {
+            bytes,
+            at: 0,
+            path: Vec::new(),
+            duplicates: Vec::new(),
+            sought: None,
+            places: HashMap::new(),
+        }
+    }
+
     fn peek(&self) -> Option<u8> {
         self.bytes.get(self.at).copied()
     }
@@ -121,6 +145,7 @@ impl Parser<'_> {
             self.at += 1;
             let again = map.contains_key(&key);
             self.path.push(Step::Key(key));
+            self.note_place();
             let value = self.value(depth + 1)?;
             if again {
                 self.duplicate();
@@ -165,6 +190,22 @@ impl Parser<'_> {
     }
 
     fn duplicate(&mut self) {
+        let text = self.place();
+        if self.duplicates.len() < 100 && !self.duplicates.contains(&text) {
+            self.duplicates.push(text);
+        }
+    }
+
+    fn note_place(&mut self) {
+        let Some(sought) = self.sought else { return };
+        let text = self.place();
+        if sought.contains(text.as_str()) {
+            self.places.entry(text).or_default().push(self.at);
+        }
+    }
+
+    /// The path of the current key.
+    fn place(&self) -> String {
         let mut text = String::new();
         for step in &self.path {
             match step {
@@ -181,9 +222,7 @@ impl Parser<'_> {
                 }
             }
         }
-        if self.duplicates.len() < 100 && !self.duplicates.contains(&text) {
-            self.duplicates.push(text);
-        }
+        text
     }
 
     fn digits(&mut self) -> usize {

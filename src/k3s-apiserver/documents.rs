@@ -98,19 +98,25 @@ fn wants_aggregated(call: &Call<'_>) -> bool {
 
 fn aggregated(call: &Call<'_>, root: Root) -> Response<Body> {
     let text = discovery::aggregated(&groups(call), root).to_string();
+    let mut response = tagged(call, HeaderValue::from_static(AGGREGATED), text);
+    let headers = response.headers_mut();
+    headers.insert(CACHE_CONTROL, HeaderValue::from_static("public"));
+    headers.insert(VARY, HeaderValue::from_static("Accept"));
+    response
+}
+
+/// A document with its ETag, or only word that the client has it already.
+fn tagged(call: &Call<'_>, content_type: HeaderValue, text: String) -> Response<Body> {
     let etag = discovery::etag(text.as_bytes());
     let known = call.parts.headers.get(IF_NONE_MATCH).and_then(|value| value.to_str().ok());
     let fresh = known == Some(etag.as_str());
     let mut response = match fresh {
-        true => answer(StatusCode::NOT_MODIFIED, HeaderValue::from_static(AGGREGATED), full("")),
-        false => answer(StatusCode::OK, HeaderValue::from_static(AGGREGATED), full(text)),
+        true => answer(StatusCode::NOT_MODIFIED, content_type, full("")),
+        false => answer(StatusCode::OK, content_type, full(text)),
     };
-    let headers = response.headers_mut();
     if let Ok(etag) = HeaderValue::from_str(&etag) {
-        headers.insert(ETAG, etag);
+        response.headers_mut().insert(ETAG, etag);
     }
-    headers.insert(CACHE_CONTROL, HeaderValue::from_static("public"));
-    headers.insert(VARY, HeaderValue::from_static("Accept"));
     response
 }
 
@@ -159,7 +165,7 @@ fn openapi_v2(call: &Call<'_>) -> Result<Response<Body>, Status> {
     Accept::read(&call.parts.headers)?;
     let mut whole = openapi::v2::document(|r| is_served(call, r));
     openapi::custom::extend_v2(&mut whole, &call.server.kinds.custom());
-    Ok(document(&whole))
+    Ok(tagged(call, JSON, whole.to_string()))
 }
 
 fn openapi_document(call: &Call<'_>, group: &str, version: &str) -> Option<Value> {

@@ -37,6 +37,15 @@ impl Accept {
 
     /// Reads the `Accept` header.
     pub fn read(headers: &HeaderMap) -> Result<Self, Status> {
+        Self::first(headers, |_| true)
+    }
+
+    /// Reads the `Accept` header for an answer that no table can show.
+    pub fn read_without_table(headers: &HeaderMap) -> Result<Self, Status> {
+        Self::first(headers, |accept| accept.shape != Shape::Table)
+    }
+
+    fn first(headers: &HeaderMap, served: impl Fn(&Self) -> bool) -> Result<Self, Status> {
         let Some(header) = headers.get(ACCEPT).and_then(|value| value.to_str().ok()) else {
             return Ok(Self::JSON);
         };
@@ -45,7 +54,8 @@ impl Accept {
         clauses.sort_by_key(|(quality, _)| std::cmp::Reverse(*quality));
         clauses
             .iter()
-            .find_map(|(_, clause)| Self::clause(clause))
+            .filter_map(|(_, clause)| Self::clause(clause))
+            .find(served)
             .ok_or_else(|| Status::not_acceptable(ACCEPTED))
     }
 

@@ -77,7 +77,8 @@ pub struct Column {
 pub struct Selectable {
     /// The name in the selector, `status.phase`.
     pub name: &'static str,
-    /// Where the value is in the object, mostly the same.
+    /// Where the value is in the object, mostly the same; after a `|`, where it is when that is
+    /// empty.
     pub path: &'static str,
     /// The text when the object does not have it: `""`, `"false"`, `"0"`.
     pub zero: &'static str,

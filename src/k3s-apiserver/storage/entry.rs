@@ -167,9 +167,10 @@ fn pick(stored: &[u8], selectable: &[Selectable]) -> anyhow::Result<Box<[Box<str
 
 /// The text of one selectable field of an object.
 pub fn field_text(object: &Value, field: &Selectable) -> Box<str> {
-    let value = field.path.split('.').try_fold(object, |value, name| value.get(name));
-    match value {
-        None | Some(Value::Null) => field.zero.into(),
+    let at = |path: &str| path.split('.').try_fold(object, |value, name| value.get(name));
+    let filled = |value: &&Value| !value.is_null() && value.as_str() != Some("");
+    match field.path.split('|').filter_map(at).find(filled) {
+        None => field.zero.into(),
         Some(Value::String(text)) => text.as_str().into(),
         Some(other) => other.to_string().into(),
     }

@@ -15,7 +15,7 @@ use crate::status::{About, Status};
 
 /// Answers a review.
 pub async fn serve(call: &Call<'_>, kind: &Kind, body: Bytes) -> Result<Response<Body>, Status> {
-    let accept = Accept::read(&call.parts.headers)?;
+    let accept = Accept::read_without_table(&call.parts.headers)?;
     let options = WriteOptions::read(&call.query, "CreateOptions")?;
     let mut warnings = Vec::new();
     let object = decode(call, expected(kind), &body, options.validation, &mut warnings)?;
@@ -36,7 +36,7 @@ pub async fn token(
     sub: &Sub,
     body: Bytes,
 ) -> Result<Response<Body>, Status> {
-    let accept = Accept::read(&call.parts.headers)?;
+    let accept = Accept::read_without_table(&call.parts.headers)?;
     let options = WriteOptions::read(&call.query, "CreateOptions")?;
     let node = kind.sub_node(sub).ok_or_else(Status::no_resource)?;
     let wanted = apimachinery::decode::Expected {

@@ -63,14 +63,38 @@ async fn reconcile(cx: &Cx, key: &Key) -> Result<Action> {
         return Ok(Action::Done);
     }
     let discovery = discovery::discover(&cx.rest).await?;
-    let work: Vec<_> = discovery
+    let (pods, others): (Vec<_>, Vec<_>) = discovery
         .found
         .iter()
         .filter(|it| it.resource.namespaced && it.has(&["delete", "list"]))
-        .map(|it| async { (it.resource.plural.to_string(), empty(cx, &key.name, it).await) })
-        .collect();
+        .partition(|it| (&*it.resource.group, &*it.resource.plural) == ("", "pods"));
     let mut failures = Vec::new();
     let mut remaining = Vec::new();
+    // Pods go before what they may need to end well: policies, configuration, accounts.
+    for stage in [pods, others] {
+        if remaining.is_empty() && failures.is_empty() {
+            (remaining, failures) = empty_all(cx, &key.name, stage).await;
+        }
+    }
+    let done = remaining.is_empty() && failures.is_empty() && discovery.failed.is_empty();
+    if done {
+        return finalize(cx, &namespace).await;
+    }
+    report(cx, &namespace, conditions(&discovery.failed, &failures, &remaining)).await?;
+    Ok(Action::RequeueAfter(AGAIN))
+}
+
+/// Deletes everything of these resources; returns what is left of them and what went wrong.
+async fn empty_all(
+    cx: &Cx,
+    namespace: &str,
+    resources: Vec<&Discovered>,
+) -> (Vec<Remaining>, Vec<String>) {
+    let work: Vec<_> = resources
+        .into_iter()
+        .map(|it| async { (it.resource.plural.to_string(), empty(cx, namespace, it).await) })
+        .collect();
+    let (mut remaining, mut failures) = (Vec::new(), Vec::new());
     let outcomes: Vec<(String, Result<Remaining>)> =
         stream::iter(work).buffer_unordered(PARALLEL).collect().await;
     for (resource, outcome) in outcomes {
@@ -82,12 +106,7 @@ async fn reconcile(cx: &Cx, key: &Key) -> Result<Action> {
     }
     remaining.sort_by(|a, b| a.resource.cmp(&b.resource));
     failures.sort();
-    let done = remaining.is_empty() && failures.is_empty() && discovery.failed.is_empty();
-    if done {
-        return finalize(cx, &namespace).await;
-    }
-    report(cx, &namespace, conditions(&discovery.failed, &failures, &remaining)).await?;
-    Ok(Action::RequeueAfter(AGAIN))
+    (remaining, failures)
 }
 
 /// Deletes everything of one resource and says what is left of it.

@@ -63,16 +63,38 @@ pub(crate) fn termination_message(view: &ContainerView, path: &str, fallback: bo
         return text;
     }
     let log = std::fs::read(&view.log_path).unwrap_or_default();
-    let log = String::from_utf8_lossy(&log);
-    let mut lines: Vec<String> = log
-        .lines()
-        .rev()
-        .take(LOG_LINES_MAX)
-        .filter_map(|line| line.splitn(4, ' ').nth(3).map(str::to_owned))
-        .collect();
-    lines.reverse();
-    let text = lines.iter().map(|line| format!("{line}\n")).collect::<String>();
+    let text = last_lines(&String::from_utf8_lossy(&log));
     let start = text.len().saturating_sub(LOG_MESSAGE_MAX);
     let start = (start..=text.len()).find(|at| text.is_char_boundary(*at)).unwrap_or(0);
     text[start..].to_owned()
+}
+
+/// What a container said last, out of its log in the CRI's format: `TIME STREAM TAG TEXT`, where
+/// the tag `P` says that the line goes on.
+fn last_lines(log: &str) -> String {
+    let mut lines: Vec<&str> = log.lines().rev().take(LOG_LINES_MAX).collect();
+    lines.reverse();
+    let mut out = String::new();
+    for line in lines {
+        let mut fields = line.splitn(4, ' ').skip(2);
+        let (Some(tag), Some(text)) = (fields.next(), fields.next()) else { continue };
+        out.push_str(text);
+        if tag.split(':').next() != Some("P") {
+            out.push('\n');
+        }
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_last_words_keep_their_line_ends() {
+        let check = |log: &str, want: &str| assert_eq!(last_lines(log), want, "{log}");
+        check("T stdout F a b\nT stderr F c\n", "a b\nc\n");
+        check("T stdout P DONE\n", "DONE");
+        check("T stdout P a\nT stdout F b\nrubbish\n", "ab\n");
+    }
 }

@@ -197,6 +197,9 @@ impl Planner<'_> {
         if !self.memory.volumes_ready {
             return self.step(Step::SetUpVolumes);
         }
+        if self.memory.volumes_stale {
+            self.step(Step::SetUpVolumes);
+        }
         let Some(sandbox) = self.observed.sandbox() else {
             return self.replace_sandbox();
         };

@@ -99,6 +99,19 @@ fn volumes_come_first_then_the_sandbox_then_all_containers_at_once() {
 }
 
 #[test]
+fn stale_volumes_are_set_up_again_once_the_setup_under_way_is_done() {
+    let check = |busy: bool, expected: &[&str]| {
+        let mut memory = Memory { volumes_stale: true, ..ready() };
+        if busy {
+            memory.busy.insert(Target::Volumes, 0);
+        }
+        check(two(), observed(vec![view("a", 0, Life::Running, 0)]), memory, expected);
+    };
+    check(false, &["volumes", "start b 0"]);
+    check(true, &["start b 0"]);
+}
+
+#[test]
 fn init_containers_run_in_order_and_sidecars_must_have_started() {
     check(with_init(), observed(vec![]), ready(), &["start i 0"]);
     let done = || view("i", 0, Life::Exited, 0);

@@ -217,6 +217,8 @@ pub(crate) struct Memory {
     pub(crate) waiting: BTreeMap<String, Waiting>,
     pub(crate) backoff: BTreeMap<String, Backoff>,
     pub(crate) volumes_ready: bool,
+    /// What the volumes show has changed since their last setup was begun.
+    pub(crate) volumes_stale: bool,
     /// Container ids whose startup is over: no startup probe, or it succeeded.
     pub(crate) started: BTreeSet<String>,
     /// Container ids whose readiness probe succeeds.

@@ -16,7 +16,7 @@ use anyhow::{Context as _, bail, ensure};
 use rustix::mount::{MountFlags, UnmountFlags};
 
 pub(crate) use plan::{
-    Claims, TokenRequest, Tokens, VolumeError, config_names, plan, token_requests,
+    Claims, TokenRequest, Tokens, VolumeError, config_names, is_stale, plan, token_requests,
 };
 pub(crate) use subpath::bind as bind_subpath;
 

@@ -92,6 +92,24 @@ pub(crate) fn token_requests(pod: &Pod) -> Vec<TokenRequest> {
     out
 }
 
+/// Whether a pod's volumes show what a change of the pod changed: its labels, annotations and
+/// resources are files of downward API volumes.
+pub(crate) fn is_stale(old: &Pod, new: &Pod) -> bool {
+    let mut volumes = new.spec.iter().flat_map(|spec| spec.volumes.iter().flatten());
+    let shows_pod = volumes.any(|volume| {
+        let mut sources = volume.projected.iter().flat_map(|p| p.sources.iter().flatten());
+        volume.downward_api.is_some() || sources.any(|source| source.downward_api.is_some())
+    });
+    let resources = |pod: &Pod| {
+        let entries = container::entries(pod);
+        entries.iter().map(|entry| entry.container.resources.clone()).collect::<Vec<_>>()
+    };
+    shows_pod
+        && (old.metadata.labels != new.metadata.labels
+            || old.metadata.annotations != new.metadata.annotations
+            || resources(old) != resources(new))
+}
+
 /// Every volume of the pod with its content.
 pub(crate) fn plan(
     pod: &Pod,
@@ -365,6 +383,26 @@ mod tests {
             })
             .collect();
         assert_eq!(found, expected);
+    }
+
+    #[test]
+    fn only_what_shows_the_pod_follows_it() {
+        let check = |volume: serde_json::Value, change: serde_json::Value, want: bool| {
+            let old = json!({
+                "metadata": {"labels": {"a": "1"}},
+                "spec": {"containers": [{"name": "c"}], "volumes": [volume]}
+            });
+            let mut new = old.clone();
+            new["metadata"]["labels"] = change.clone();
+            let pod = |value| serde_json::from_value::<Pod>(value).unwrap();
+            assert_eq!(is_stale(&pod(old), &pod(new)), want, "{volume} {change}");
+        };
+        let downward = json!({"name": "v", "downwardAPI": {}});
+        let projected = json!({"name": "v", "projected": {"sources": [{"downwardAPI": {}}]}});
+        check(downward.clone(), json!({"a": "2"}), true);
+        check(downward, json!({"a": "1"}), false);
+        check(projected, json!({}), true);
+        check(json!({"name": "v", "emptyDir": {}}), json!({"a": "2"}), false);
     }
 
     #[test]

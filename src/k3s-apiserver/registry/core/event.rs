@@ -98,7 +98,7 @@ const CORE_FIELDS: &[Selectable] = &[
     field("involvedObject.fieldPath"),
     field("reason"),
     field("reportingComponent"),
-    Selectable { name: "source", path: "source.component", zero: "" },
+    Selectable { name: "source", path: "source.component|reportingComponent", zero: "" },
     field("type"),
 ];
 
@@ -215,6 +215,17 @@ fn validate(obj: &Object, errs: &mut FieldErrors) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_source_is_the_reporter_where_there_is_no_component() {
+        let source = CORE_FIELDS.iter().find(|field| field.name == "source").unwrap();
+        let check = |event: Value, want: &str| {
+            assert_eq!(&*crate::storage::entry::field_text(&event, source), want, "{event}");
+        };
+        check(json!({"source": {"component": "c"}, "reportingComponent": "r"}), "c");
+        check(json!({"source": {}, "reportingComponent": "r"}), "r");
+        check(json!({"source": {"component": ""}}), "");
+    }
 
     #[test]
     fn conversion_goes_both_ways() {

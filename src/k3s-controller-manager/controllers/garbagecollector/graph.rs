@@ -146,14 +146,25 @@ pub(super) enum Step {
     Nothing,
     /// Owners with these uids are taken out of the list.
     Release(Vec<String>),
+    /// Its owners need not wait for it any more: it belongs to a circle of objects that would.
+    Unblock,
     /// Deleted, its own dependents first.
     DeleteForeground,
     /// Deleted, by the policy that its finalizers tell.
     Delete,
 }
 
+/// What an object has below it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Below {
+    Nothing,
+    Dependents,
+    /// One of the dependents waits for its own dependents to go.
+    Waiting,
+}
+
 /// Decides about an object whose owners were looked at.
-pub(super) fn plan(node: &Node, owners: &[Owner], has_dependents: bool) -> Step {
+pub(super) fn plan(node: &Node, owners: &[Owner], below: Below) -> Step {
     if node.deleting || node.owners.is_empty() {
         return Step::Nothing;
     }
@@ -162,10 +173,14 @@ pub(super) fn plan(node: &Node, owners: &[Owner], has_dependents: bool) -> Step 
         let gone: Vec<String> = gone.map(|(owner, _)| owner.uid.clone()).collect();
         return if gone.is_empty() { Step::Nothing } else { Step::Release(gone) };
     }
-    if owners.contains(&Owner::Waiting) && has_dependents {
-        return Step::DeleteForeground;
+    if !owners.contains(&Owner::Waiting) || below == Below::Nothing {
+        return Step::Delete;
     }
-    Step::Delete
+    let blocks = node.owners.iter().any(|owner| owner.block_owner_deletion == Some(true));
+    match below {
+        Below::Waiting if blocks => Step::Unblock,
+        _ => Step::DeleteForeground,
+    }
 }
 
 #[cfg(test)]
@@ -213,18 +228,30 @@ mod tests {
 
     #[test]
     fn objects_go_when_no_owner_is_left() {
-        let check = |owners: &[Owner], has_dependents, want| {
+        let check = |owners: &[Owner], below, want| {
             let uids = ["x", "y"];
-            assert_eq!(
-                plan(&node("a", &uids[..owners.len()], &[], false), owners, has_dependents),
-                want
-            );
+            assert_eq!(plan(&node("a", &uids[..owners.len()], &[], false), owners, below), want);
         };
-        check(&[Owner::Solid], false, Step::Nothing);
-        check(&[Owner::Absent], true, Step::Delete);
-        check(&[Owner::Waiting], false, Step::Delete);
-        check(&[Owner::Waiting], true, Step::DeleteForeground);
-        check(&[Owner::Solid, Owner::Absent], false, Step::Release(vec!["y".into()]));
-        assert_eq!(plan(&node("a", &["x"], &[], true), &[Owner::Absent], false), Step::Nothing);
+        check(&[Owner::Solid], Below::Nothing, Step::Nothing);
+        check(&[Owner::Absent], Below::Dependents, Step::Delete);
+        check(&[Owner::Waiting], Below::Nothing, Step::Delete);
+        check(&[Owner::Waiting], Below::Dependents, Step::DeleteForeground);
+        check(&[Owner::Waiting], Below::Waiting, Step::DeleteForeground);
+        check(&[Owner::Solid, Owner::Absent], Below::Nothing, Step::Release(vec!["y".into()]));
+        let deleting = node("a", &["x"], &[], true);
+        assert_eq!(plan(&deleting, &[Owner::Absent], Below::Nothing), Step::Nothing);
+    }
+
+    #[test]
+    fn a_circle_is_broken_where_it_would_block() {
+        let mut blocking = node("a", &["x"], &[], false);
+        let check = |node: &Node, below, want| {
+            assert_eq!(plan(node, &[Owner::Waiting], below), want);
+        };
+        blocking.owners[0].block_owner_deletion = Some(true);
+        check(&blocking, Below::Waiting, Step::Unblock);
+        check(&blocking, Below::Dependents, Step::DeleteForeground);
+        blocking.owners[0].block_owner_deletion = Some(false);
+        check(&blocking, Below::Waiting, Step::DeleteForeground);
     }
 }

@@ -22,7 +22,7 @@ use serde_json::json;
 use tokio::{sync::Notify, task::JoinSet};
 use tokio_util::sync::CancellationToken;
 
-use self::graph::{FOREGROUND, Graph, Node, ORPHAN, Owner, Step, plan};
+use self::graph::{Below, FOREGROUND, Graph, Node, ORPHAN, Owner, Step, plan};
 use crate::{
     Cx, Running,
     discovery::{Discovered, discover},
@@ -236,7 +236,12 @@ impl Collector {
         for owner in &node.owners {
             owners.push(self.look_at(&node, owner).await?);
         }
-        self.perform(&node, plan(&node, &owners, !dependents.is_empty())).await
+        let below = match dependents.as_slice() {
+            [] => Below::Nothing,
+            all if all.iter().any(Node::waits) => Below::Waiting,
+            _ => Below::Dependents,
+        };
+        self.perform(&node, plan(&node, &owners, below)).await
     }
 
     /// Whether an owner is there: by the graph, or else by the server.
@@ -278,6 +283,10 @@ impl Collector {
                 self.release(node, &uids).await?;
                 return Ok(Action::Done);
             }
+            Step::Unblock => {
+                self.unblock(node).await?;
+                return Ok(Action::Done);
+            }
             Step::DeleteForeground => Propagation::Foreground,
             Step::Delete if node.orphan => Propagation::Orphan,
             Step::Delete if node.foreground => Propagation::Foreground,
@@ -301,6 +310,20 @@ impl Collector {
             "uid": node.uid,
             "resourceVersion": node.resource_version,
             "ownerReferences": left,
+        }});
+        self.patch(node, &body).await
+    }
+
+    /// Lets the owners of an object go before it; the change brings it back to the queue.
+    async fn unblock(&self, node: &Node) -> Result<()> {
+        let mut owners = node.owners.clone();
+        for owner in &mut owners {
+            owner.block_owner_deletion = owner.block_owner_deletion.map(|_| false);
+        }
+        let body = json!({"metadata": {
+            "uid": node.uid,
+            "resourceVersion": node.resource_version,
+            "ownerReferences": owners,
         }});
         self.patch(node, &body).await
     }

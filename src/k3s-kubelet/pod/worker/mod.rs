@@ -31,6 +31,7 @@ use crate::admission::Rejection;
 use crate::cri::config::PodSandboxConfig;
 use crate::cri::rpc_error;
 use crate::shared::Shared;
+use crate::volume;
 
 /// How long a runtime may take to show an exit that its event stream announced.
 const EXIT_SHOWN_MAX: Duration = Duration::from_secs(2);
@@ -321,7 +322,11 @@ impl Worker {
     fn hear(&mut self, message: Message) -> bool {
         match message {
             Message::Pod(pod) => {
+                let stale = volume::is_stale(&self.pod, &pod);
                 self.pod = pod;
+                if stale && self.memory.ending.is_none() {
+                    self.refresh_volumes();
+                }
                 self.heed_others();
                 // A change may be the cure for what failed.
                 self.memory.retry_at.retain(|target, _| {
@@ -417,14 +422,10 @@ impl Worker {
         false
     }
 
-    /// Brings a running pod's volumes up to date.
+    /// Has a pod's volumes brought up to date: now, or when the setup under way is done.
     fn refresh_volumes(&mut self) {
         self.memory.retry_at.remove(&Target::Volumes);
-        if self.memory.volumes_ready && !self.memory.busy.contains_key(&Target::Volumes) {
-            self.perform(Step::SetUpVolumes);
-        } else {
-            self.memory.volumes_ready = false;
-        }
+        self.memory.volumes_stale = true;
     }
 
     /// Plans, performs and reports; returns when to look again at the latest.
@@ -448,7 +449,7 @@ impl Worker {
             && let Some(at) = self.inputs.renew_at
         {
             if at <= now {
-                self.refresh_volumes();
+                self.memory.volumes_stale = true;
             } else {
                 wake_at = earliest(wake_at, Some(at));
             }

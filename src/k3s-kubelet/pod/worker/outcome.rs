@@ -30,6 +30,7 @@ impl Worker {
             Outcome::Volumes(Err(message)) => {
                 let warning = EventType::Warning;
                 self.shared.event(&self.pod, "", warning, "FailedMount", message.clone());
+                self.memory.volumes_stale = true;
                 self.failed(target, &message, RETRY_FIRST, RETRY_MAX);
                 false
             }

@@ -50,6 +50,7 @@ impl Worker {
         let (shared, pod) = (Arc::clone(&self.shared), Arc::clone(&self.pod));
         match step {
             Step::SetUpVolumes => {
+                self.memory.volumes_stale = false;
                 let (inputs, ips) = (self.inputs.clone(), self.memory.ips.clone());
                 self.operate(target, 0, async move {
                     Outcome::Volumes(prepare::prepare(&shared, &pod, inputs, &ips).await)
