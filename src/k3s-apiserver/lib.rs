@@ -27,6 +27,7 @@ pub mod proxy;
 pub mod registry;
 pub mod remote;
 pub mod request;
+pub mod rewrite;
 pub mod server;
 pub mod start;
 pub mod startup;

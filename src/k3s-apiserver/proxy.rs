@@ -11,9 +11,12 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures::stream;
-use http::header::{AUTHORIZATION, CONNECTION, HOST, HeaderValue, UPGRADE};
+use http::header::{
+    ACCEPT_ENCODING, AUTHORIZATION, CONNECTION, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE,
+    HOST, HeaderValue, LOCATION, UPGRADE,
+};
 use http::{HeaderMap, Method, Request, Response, StatusCode, Uri};
-use http_body_util::{BodyExt, Either, Full};
+use http_body_util::{BodyExt, Either, Full, Limited};
 use hyper::body::Incoming;
 use hyper::client::conn::http1;
 use hyper::upgrade::OnUpgrade;
@@ -35,6 +38,7 @@ use crate::body::Body;
 use crate::cluster::Cluster;
 use crate::filter::Call;
 use crate::kinds::Kind;
+use crate::rewrite;
 use crate::status::Status;
 use crate::verbs::options::WriteOptions;
 use crate::verbs::write::Draft;
@@ -43,6 +47,9 @@ const CONNECT_MAX: Duration = Duration::from_secs(10);
 /// How long a node that can't be reached directly is given to open its tunnel.
 const TUNNEL_MAX: Duration = Duration::from_secs(2);
 const KUBELET_PORT: u16 = 10250;
+/// Larger pages are refused, since they are rewritten as a whole.
+const PAGE_MAX: usize = 32 << 20;
+const FORWARDED_URI: &str = "x-forwarded-uri";
 
 /// Headers that end at each hop.
 const HOP: [&str; 8] = [
@@ -87,15 +94,23 @@ pub async fn serve(call: &Call<'_>, kind: &Kind, body: Incoming) -> Result<Respo
             forward(call, target, &path, &query, body).await
         }
         (_, "proxy") => {
-            let target = proxied(call, kind).await?;
+            let mut target = proxied(call, kind).await?;
             let options = match kind.plural.as_str() {
                 "nodes" => "NodeProxyOptions",
                 "pods" => "PodProxyOptions",
                 _ => "ServiceProxyOptions",
             };
             admit(call, kind, options).await?;
-            let path = format!("/{}", info.rest);
-            forward(call, target, &path, call.parts.uri.query().unwrap_or_default(), body).await
+            let uri = &call.parts.uri;
+            let (prefix, path) = split_proxied(uri.path(), kind.namespaced);
+            prefix.clone_into(&mut target.prefix);
+            let upgrade = call.parts.headers.contains_key(UPGRADE);
+            let looks = matches!(call.parts.method, Method::GET | Method::HEAD);
+            match path {
+                "" if looks && !upgrade => to_folder(uri),
+                "" => forward(call, target, "/", uri.query().unwrap_or_default(), body).await,
+                path => forward(call, target, path, uri.query().unwrap_or_default(), body).await,
+            }
         }
         _ => Err(Status::no_resource()),
     }
@@ -129,17 +144,40 @@ async fn admit(call: &Call<'_>, kind: &Kind, body: &str) -> Result<(), Status> {
     draft.connect(["", "v1", body], &call.info.name, &mut object).await
 }
 
+/// The path of `…/proxy` itself, and what is behind it as the client wrote it.
+fn split_proxied(path: &str, namespaced: bool) -> (&str, &str) {
+    // /api/v1/namespaces/N/pods/NAME/proxy or /api/v1/nodes/NAME/proxy
+    let above = if namespaced { 7 } else { 5 };
+    let end = path.match_indices('/').nth(above).map_or(path.len(), |(at, _)| at);
+    path.split_at(end)
+}
+
+/// Relative links of a page need its folder's name to end with a slash.
+fn to_folder(uri: &Uri) -> Result<Response<Body>, Status> {
+    let query = uri.query().map(|query| format!("?{query}")).unwrap_or_default();
+    let target = format!("{}/{query}", uri.path());
+    let mut response = Response::new(crate::body::full(""));
+    *response.status_mut() = StatusCode::MOVED_PERMANENTLY;
+    let target = HeaderValue::from_str(&target).map_err(Status::internal)?;
+    response.headers_mut().insert(LOCATION, target);
+    Ok(response)
+}
+
 /// Where a request goes.
 struct Target {
     address: SocketAddr,
     scheme: Scheme,
     /// The node whose tunnel leads there, if it holds one.
     node: Option<String>,
+    /// The path below which clients see a proxied server; empty for others.
+    prefix: String,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Scheme {
     Plain,
+    /// A pod, whose certificate nobody vouches for.
+    Unverified,
     /// A kubelet, with our client certificate.
     Kubelet,
 }
@@ -178,6 +216,7 @@ fn kubelet(server: &ApiServer, node: &str) -> Result<Target, Status> {
                     address,
                     scheme: Scheme::Kubelet,
                     node: Some(node.to_owned()),
+                    prefix: String::new(),
                 });
             }
         }
@@ -246,9 +285,10 @@ async fn proxied(call: &Call<'_>, kind: &Kind) -> Result<Target, Status> {
     let server = call.server;
     server.storage.settled().await?;
     let mut parts: Vec<&str> = call.info.name.split(':').collect();
-    if parts.len() == 3 {
-        parts.remove(0);
-    }
+    let scheme = match parts.len() {
+        3 if parts.remove(0) == "https" => Scheme::Unverified,
+        _ => Scheme::Plain,
+    };
     let (name, port) = (parts[0], parts.get(1).copied().unwrap_or_default());
     let namespace = call.info.namespace.as_str();
     let missing = || Status::not_found(kind.about(name));
@@ -272,7 +312,7 @@ async fn proxied(call: &Call<'_>, kind: &Kind) -> Result<Target, Status> {
             let first = &pod["spec"]["containers"][0]["ports"][0]["containerPort"];
             let port = port.parse().ok().or(first.as_u64().and_then(|port| port.try_into().ok()));
             let address = SocketAddr::new(ip, port.unwrap_or(80));
-            Ok(Target { address, scheme: Scheme::Plain, node: None })
+            Ok(Target { address, scheme, node: None, prefix: String::new() })
         }
         "services" => {
             let service =
@@ -281,7 +321,7 @@ async fn proxied(call: &Call<'_>, kind: &Kind) -> Result<Target, Status> {
                 endpoint(&server.cluster, namespace, name, &service, port).ok_or_else(|| {
                     Status::unavailable(format!("no endpoints available for service \"{name}\""))
                 })?;
-            Ok(Target { address, scheme: Scheme::Plain, node: None })
+            Ok(Target { address, scheme, node: None, prefix: String::new() })
         }
         _ => Err(Status::no_resource()),
     }
@@ -352,6 +392,7 @@ async fn forward(
         }
     });
     let upgrade = call.parts.headers.get(UPGRADE).cloned();
+    let prefix = target.prefix.clone();
     let request = outgoing(call, &target, path, query, body, upgrade.as_ref())?;
     let mut response = sender.send_request(request).await.map_err(|err| failed(err.to_string()))?;
     if response.status() == StatusCode::SWITCHING_PROTOCOLS {
@@ -363,6 +404,18 @@ async fn forward(
     for name in HOP {
         parts.headers.remove(name);
     }
+    if !prefix.is_empty() {
+        if let Some(target) = parts.headers.get(LOCATION).and_then(|target| target.to_str().ok()) {
+            let target = rewrite::location(target, &prefix);
+            parts.headers.insert(LOCATION, HeaderValue::from_str(&target).map_err(Status::internal)?);
+        } else if is_page(&parts.headers) && call.parts.method != Method::HEAD {
+            let page = Limited::new(body, PAGE_MAX).collect().await;
+            let page = page.map_err(|err| failed(format!("reading the page: {err}")))?;
+            parts.headers.remove(CONTENT_LENGTH);
+            let page = rewrite::html(&page.to_bytes(), &prefix);
+            return Ok(Response::from_parts(parts, crate::body::full(page)));
+        }
+    }
     // The sender lives as long as the answer: dropping it ends the connection.
     let pieces = stream::unfold((body, sender), |(mut body, sender)| async move {
         loop {
@@ -373,6 +426,13 @@ async fn forward(
         }
     });
     Ok(Response::from_parts(parts, crate::body::stream(pieces)))
+}
+
+/// Whether this is HTML that can be read.
+fn is_page(headers: &HeaderMap) -> bool {
+    let text = |name| headers.get(name).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    let kind = text(CONTENT_TYPE).split(';').next().unwrap_or_default().trim();
+    kind.eq_ignore_ascii_case("text/html") && text(CONTENT_ENCODING).is_empty()
 }
 
 fn outgoing(
@@ -395,6 +455,12 @@ fn outgoing(
         headers.remove(name);
     }
     headers.remove(AUTHORIZATION);
+    if !target.prefix.is_empty() {
+        // Compressed pages could not be rewritten.
+        headers.remove(ACCEPT_ENCODING);
+        let seen = format!("{}{path}", target.prefix);
+        headers.insert(FORWARDED_URI, HeaderValue::from_str(&seen).map_err(Status::internal)?);
+    }
     let host = target.address.to_string();
     headers.insert(HOST, HeaderValue::from_str(&host).map_err(Status::internal)?);
     if let Some(upgrade) = upgrade {
@@ -433,7 +499,11 @@ async fn connect(server: &ApiServer, target: &Target) -> anyhow::Result<Pin<Box<
     if target.scheme == Scheme::Plain {
         return Ok(stream);
     }
-    let config = Arc::new(client_config(&server.args)?);
+    let config = match target.scheme {
+        Scheme::Kubelet => client_config(&server.args)?,
+        _ => unverified()?,
+    };
+    let config = Arc::new(config);
     let name = ServerName::IpAddress(target.address.ip().into());
     let stream = tokio_rustls::TlsConnector::from(config).connect(name, stream).await?;
     Ok(Box::pin(stream))
@@ -467,6 +537,16 @@ async fn direct(address: SocketAddr) -> anyhow::Result<Pin<Box<dyn Io>>> {
     Ok(Box::pin(stream))
 }
 
+/// TLS towards pods.
+fn unverified() -> anyhow::Result<rustls::ClientConfig> {
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    Ok(rustls::ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()?
+        .dangerous()
+        .with_custom_certificate_verifier(pki::anyone())
+        .with_no_client_auth())
+}
+
 /// TLS towards kubelets; read for each connection, so renewed certificates are used at once.
 fn client_config(args: &Args) -> anyhow::Result<rustls::ClientConfig> {
     let missing = |flag: &str| anyhow::anyhow!("{flag} is not set");
@@ -487,4 +567,23 @@ fn client_config(args: &Args) -> anyhow::Result<rustls::ClientConfig> {
     let key = PrivateKeyDer::from_pem_file(key)
         .map_err(|err| anyhow::anyhow!("read key {}: {err}", key.display()))?;
     Ok(builder.with_client_auth_cert(certificates(cert)?, key)?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_behind_the_proxy_stays_as_it_was_written() {
+        let check = |path: &str, namespaced: bool, want: (&str, &str)| {
+            assert_eq!(split_proxied(path, namespaced), want);
+        };
+        let pod = "/api/v1/namespaces/n/pods/https:p:443/proxy";
+        check(pod, true, (pod, ""));
+        check(&format!("{pod}/"), true, (pod, "/"));
+        check(&format!("{pod}/a%20b//c/"), true, (pod, "/a%20b//c/"));
+        let node = "/api/v1/nodes/n/proxy";
+        check(node, false, (node, ""));
+        check(&format!("{node}/stats/summary"), false, (node, "/stats/summary"));
+    }
 }

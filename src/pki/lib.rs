@@ -3,6 +3,7 @@
 //! Knows nothing of HTTP or of processes. Invariant: a private key is written once, atomically and
 //! with mode 0600; nothing that exists and is valid is ever overwritten.
 
+mod anyone;
 mod authority;
 mod files;
 mod inspect;
@@ -14,6 +15,7 @@ pub mod tls;
 pub mod token;
 pub mod trust;
 
+pub use anyone::anyone;
 pub use authority::{Authority, LIFETIME_VARIABLES, Leaf, Usage, ensure_signing_key};
 pub use files::{Durability, write_atomic, write_with};
 pub use inspect::{Certificate, continues, inspect, inspect_file, leaf_of};

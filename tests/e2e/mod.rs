@@ -7,6 +7,7 @@ mod agents;
 mod bus;
 mod certificates;
 mod clients;
+mod conformance;
 mod controllers;
 mod custom;
 mod faults;
@@ -65,6 +66,7 @@ pub(crate) fn run(filter: &str) -> ExitCode {
                 .chain(restarts::STEPS)
                 .chain(custom::STEPS)
                 .chain(webhooks::STEPS)
+                .chain(conformance::STEPS)
                 .chain(mesh::STEPS)
                 .chain(agents::STEPS)
                 .chain(kubectl::STEPS)

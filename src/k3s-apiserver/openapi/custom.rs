@@ -109,13 +109,12 @@ fn add(schemas: &mut Map<String, Value>, kind: &Kind, dialect: Dialect) {
             Dialect::V2 => json!({"$ref": reference["$ref"], "description": text}),
         }
     };
-    let mut schema = custom.published.clone();
-    if dialect == Dialect::V2 {
-        simplify(&mut schema);
-    }
-    schema["properties"]["apiVersion"] = json!({"type": "string", "description": API_VERSION});
-    schema["properties"]["kind"] = json!({"type": "string", "description": KIND});
-    schema["properties"]["metadata"] = meta("ObjectMeta", METADATA);
+    let properties = json!({
+        "apiVersion": {"type": "string", "description": API_VERSION},
+        "kind": {"type": "string", "description": KIND},
+        "metadata": meta("ObjectMeta", METADATA),
+    });
+    let mut schema = whole(&custom.published, properties, dialect);
     schema["x-kubernetes-group-version-kind"] =
         json!([gvk(&kind.group, &kind.version, &kind.kind)]);
     let list = json!({
@@ -136,6 +135,24 @@ fn add(schemas: &mut Map<String, Value>, kind: &Kind, dialect: Dialect) {
     });
     schemas.insert(own, schema);
     schemas.insert(published(kind, &kind.list_kind), list);
+}
+
+/// A published schema with the properties of every object. In version 2, naming some properties of
+/// an object that takes any would make clients refuse the others.
+fn whole(published: &Value, properties: Value, dialect: Dialect) -> Value {
+    if dialect == Dialect::V2 && published["x-kubernetes-preserve-unknown-fields"] == true {
+        return json!({"type": "object"});
+    }
+    let mut schema = published.clone();
+    if dialect == Dialect::V2 {
+        simplify(&mut schema);
+    }
+    if let Value::Object(properties) = properties {
+        for (name, property) in properties {
+            schema["properties"][name] = property;
+        }
+    }
+    schema
 }
 
 /// Takes out what version 2 of OpenAPI does not know.
@@ -161,5 +178,26 @@ fn simplify(schema: &mut Value) {
         if let Some(child) = map.get_mut(name) {
             simplify(child);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_open_object_has_no_properties_in_version_2() {
+        let check = |published: Value, dialect, want: Value| {
+            assert_eq!(whole(&published, json!({"kind": {"type": "string"}}), dialect), want);
+        };
+        let open = json!({"type": "object", "x-kubernetes-preserve-unknown-fields": true,
+            "properties": {"a": {"type": "string"}}});
+        check(open.clone(), Dialect::V2, json!({"type": "object"}));
+        let mut with_kind = open.clone();
+        with_kind["properties"]["kind"] = json!({"type": "string"});
+        check(open, Dialect::V3, with_kind);
+        let closed = json!({"type": "object", "nullable": false});
+        let want = json!({"type": "object", "properties": {"kind": {"type": "string"}}});
+        check(closed, Dialect::V2, want);
     }
 }

@@ -107,7 +107,7 @@ impl Server {
 
     pub(super) async fn container_logs(
         &self,
-        request: &Request<Incoming>,
+        request: Request<Incoming>,
         namespace: &str,
         pod: &str,
         container: &str,
@@ -134,6 +134,19 @@ impl Server {
         });
         if let Err(err) = sent {
             return failure(StatusCode::SERVICE_UNAVAILABLE, &err.to_string());
+        }
+        if is_upgrade(request.headers(), "websocket") {
+            let offered = header_list(request.headers(), "sec-websocket-protocol");
+            let Some((name, plain)) = websocket::choose_plain(&offered) else {
+                let message = format!("unable to negotiate protocol: client supports {offered:?}");
+                return failure(StatusCode::FORBIDDEN, &message);
+            };
+            let Some(response) = switch_to_websocket(request.headers(), name) else {
+                return failure(StatusCode::BAD_REQUEST, "not a WebSocket handshake");
+            };
+            return self.upgraded(request, response, move |io| {
+                websocket::send_all(io, plain, receiver)
+            });
         }
         let frames = tokio_stream::wrappers::ReceiverStream::new(receiver);
         let frames = futures::StreamExt::map(frames, |bytes| Ok(Frame::data(bytes)));

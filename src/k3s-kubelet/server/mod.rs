@@ -206,7 +206,7 @@ impl Server {
             (["runningpods", ""], true) => debug::pods(&self.pods),
             (["configz"], true) => debug::configz(&self.shared.config),
             (["containerLogs", namespace, pod, container], true) => {
-                self.container_logs(&request, namespace, pod, container).await
+                self.container_logs(request, namespace, pod, container).await
             }
             (["stats", "summary"], true) => stats::summary(&self.shared, &self.pods).await,
             (["metrics"], true) => stats::metrics(&self.shared, &self.pods),

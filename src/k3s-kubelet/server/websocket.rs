@@ -8,6 +8,7 @@ use bytes::Bytes;
 use futures::stream::{SplitSink, SplitStream};
 use futures::{SinkExt as _, StreamExt as _};
 use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::sync::mpsc;
 use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::Message;
 use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
@@ -43,6 +44,54 @@ pub(crate) fn choose(offered: &[String]) -> Option<Protocol> {
         return PROTOCOLS.last().copied();
     }
     PROTOCOLS.iter().find(|p| offered.iter().any(|name| name == p.name)).copied()
+}
+
+/// How a stream that only goes one way is sent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Plain {
+    Binary,
+    Base64,
+}
+
+/// The first way that the client offers and we know; none offered means bytes.
+pub(crate) fn choose_plain(offered: &[String]) -> Option<(&'static str, Plain)> {
+    if offered.is_empty() {
+        return Some(("", Plain::Binary));
+    }
+    offered.iter().find_map(|name| match name.as_str() {
+        "binary.k8s.io" => Some(("binary.k8s.io", Plain::Binary)),
+        "base64.binary.k8s.io" => Some(("base64.binary.k8s.io", Plain::Base64)),
+        _ => None,
+    })
+}
+
+/// Sends everything that comes until it ends or the client leaves.
+pub(crate) async fn send_all<T>(io: T, plain: Plain, mut pieces: mpsc::Receiver<Bytes>)
+where
+    T: AsyncRead + AsyncWrite + Unpin,
+{
+    let (mut sink, mut stream) = server(io).await.split();
+    loop {
+        tokio::select! {
+            piece = pieces.recv() => {
+                let Some(piece) = piece else { break };
+                let message = match plain {
+                    Plain::Binary => Message::binary(piece),
+                    Plain::Base64 => Message::text(BASE64.encode(&piece)),
+                };
+                if sink.send(message).await.is_err() {
+                    return;
+                }
+            }
+            heard = stream.next() => match heard {
+                Some(Ok(Message::Close(_)) | Err(_)) | None => return,
+                Some(Ok(_)) => {}
+            },
+        }
+    }
+    // The client may have closed first.
+    let _ = sink.send(farewell()).await;
+    let _ = sink.close().await;
 }
 
 /// What came from the client.

@@ -42,7 +42,7 @@ impl Strategy for Event {
     }
 
     fn selectable_fields(&self) -> &'static [Selectable] {
-        if self.0 == "events" { CORE_FIELDS } else { EVENTS_FIELDS }
+        FIELDS
     }
 
     fn columns(&self) -> &'static [Column] {
@@ -88,7 +88,8 @@ impl Strategy for Event {
     }
 }
 
-const CORE_FIELDS: &[Selectable] = &[
+/// Under the names of both groups, whose events are kept together.
+const FIELDS: &[Selectable] = &[
     field("involvedObject.kind"),
     field("involvedObject.namespace"),
     field("involvedObject.name"),
@@ -100,9 +101,6 @@ const CORE_FIELDS: &[Selectable] = &[
     field("reportingComponent"),
     Selectable { name: "source", path: "source.component|reportingComponent", zero: "" },
     field("type"),
-];
-
-const EVENTS_FIELDS: &[Selectable] = &[
     Selectable { name: "regarding.kind", path: "involvedObject.kind", zero: "" },
     Selectable { name: "regarding.namespace", path: "involvedObject.namespace", zero: "" },
     Selectable { name: "regarding.name", path: "involvedObject.name", zero: "" },
@@ -114,9 +112,7 @@ const EVENTS_FIELDS: &[Selectable] = &[
         zero: "",
     },
     Selectable { name: "regarding.fieldPath", path: "involvedObject.fieldPath", zero: "" },
-    field("reason"),
     Selectable { name: "reportingController", path: "reportingComponent", zero: "" },
-    field("type"),
 ];
 
 const fn field(name: &'static str) -> Selectable {
@@ -218,7 +214,7 @@ mod tests {
 
     #[test]
     fn the_source_is_the_reporter_where_there_is_no_component() {
-        let source = CORE_FIELDS.iter().find(|field| field.name == "source").unwrap();
+        let source = FIELDS.iter().find(|field| field.name == "source").unwrap();
         let check = |event: Value, want: &str| {
             assert_eq!(&*crate::storage::entry::field_text(&event, source), want, "{event}");
         };
