@@ -22,7 +22,7 @@ use tokio_util::sync::CancellationToken;
 use super::container::{Entry, entries, message_path};
 use super::labels::PodNames;
 use super::observe;
-use super::plan::{self, Plan, Step};
+use super::plan::{self, Plan};
 use super::prepare::Inputs;
 use super::probe::{Finding, ProbeKind};
 use super::start::field_path;
