@@ -181,11 +181,14 @@ pub fn body(bytes: &[u8], media: Media, expected: &Expected<'_>) -> Result<Decod
 /// What strict decoding found, as Go's decoder meets it: in the document's order, and nothing
 /// inside of what is unknown anyhow.
 fn in_order(bytes: &[u8], duplicates: &[String], unknown: &[String]) -> Vec<String> {
-    let path = |text: &str| text.split_once('"').map(|(_, path)| path.trim_end_matches('"').to_owned());
+    let path =
+        |text: &str| text.split_once('"').map(|(_, path)| path.trim_end_matches('"').to_owned());
     let unknown: Vec<(String, &String)> =
         unknown.iter().filter_map(|text| Some((path(text)?, text))).collect();
     let is_inside = |inner: &str, outer: &str| {
-        inner.strip_prefix(outer).is_some_and(|rest| rest.is_empty() || rest.starts_with(['.', '[']))
+        inner
+            .strip_prefix(outer)
+            .is_some_and(|rest| rest.is_empty() || rest.starts_with(['.', '[']))
     };
     let known = duplicates.iter().filter(|at| !unknown.iter().any(|(of, _)| is_inside(at, of)));
     let known: Vec<&String> = known.collect();

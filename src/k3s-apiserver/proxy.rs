@@ -407,7 +407,9 @@ async fn forward(
     if !prefix.is_empty() {
         if let Some(target) = parts.headers.get(LOCATION).and_then(|target| target.to_str().ok()) {
             let target = rewrite::location(target, &prefix);
-            parts.headers.insert(LOCATION, HeaderValue::from_str(&target).map_err(Status::internal)?);
+            parts
+                .headers
+                .insert(LOCATION, HeaderValue::from_str(&target).map_err(Status::internal)?);
         } else if is_page(&parts.headers) && call.parts.method != Method::HEAD {
             let page = Limited::new(body, PAGE_MAX).collect().await;
             let page = page.map_err(|err| failed(format!("reading the page: {err}")))?;

@@ -144,9 +144,8 @@ impl Server {
             let Some(response) = switch_to_websocket(request.headers(), name) else {
                 return failure(StatusCode::BAD_REQUEST, "not a WebSocket handshake");
             };
-            return self.upgraded(request, response, move |io| {
-                websocket::send_all(io, plain, receiver)
-            });
+            return self
+                .upgraded(request, response, move |io| websocket::send_all(io, plain, receiver));
         }
         let frames = tokio_stream::wrappers::ReceiverStream::new(receiver);
         let frames = futures::StreamExt::map(frames, |bytes| Ok(Frame::data(bytes)));
