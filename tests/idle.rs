@@ -1,18 +1,18 @@
-//! The idle benchmark: time to ready, memory, CPU and disk writes of an empty cluster.
+//! The idle benchmark: time to ready, memory, CPU, wakeups and disk writes of an empty cluster.
 //!
-//! It prints figures and judges nothing; `src/ARCHITECTURE.md` says where they must go.
+//! It prints figures and judges nothing; `README.md` says where they must go.
 
-use std::fs;
 use std::path::Path;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 
 use crate::cluster::{Cluster, components, wait};
+use crate::usage::Usage;
 
-/// How long the idle cluster is watched.
-const WATCHED: Duration = Duration::from_secs(20);
+/// How long the idle cluster is watched: several times the longest heartbeat.
+const WATCHED: Duration = Duration::from_secs(60);
 
 /// Runs the benchmark and prints its table.
 pub(crate) fn run() -> ExitCode {
@@ -32,68 +32,57 @@ fn measure() -> Result<()> {
     println!("idle: time to API ready        {:>8} ms", api.as_millis());
     println!("idle: time to node Ready       {:>8} ms", node.as_millis());
     // Start-up work (caches, bootstrap objects) ends when the processes stop using CPU.
-    let mut last = 0;
+    let mut last = 0.0;
     wait("the start-up work to end", Duration::from_secs(60), &mut || {
-        let now: u64 = usage()?.iter().map(|process| process.ticks).sum();
-        Ok(now - std::mem::replace(&mut last, now) == 0)
+        let now: f64 = usage()?.iter().map(|(_, usage)| usage.cpu_ms).sum();
+        Ok(now - std::mem::replace(&mut last, now) < 1.0)
     })
     .ok();
     let before = usage()?;
     let begun = Instant::now();
     wait("time to pass", WATCHED * 2, &mut || Ok(begun.elapsed() >= WATCHED))?;
-    let after = usage()?;
-    let mut total = (0, 0, 0);
-    for (process, was) in after.iter().zip(&before) {
-        let ticks = process.ticks.saturating_sub(was.ticks);
-        let written = process.written.saturating_sub(was.written);
-        println!("idle: {:<24} {:>8} KiB PSS", process.name, process.pss_kib);
-        total = (total.0 + process.pss_kib, total.1 + ticks, total.2 + written);
+    let seconds = begun.elapsed().as_secs_f64();
+    let mut total = Usage::default();
+    println!("idle:                              PSS  anonymous    CPU  wakeups   writes");
+    for ((name, now), (_, was)) in usage()?.iter().zip(&before) {
+        let used = since(now, was);
+        row(name, &used, seconds);
+        total.pss_kib += used.pss_kib;
+        total.anonymous_kib += used.anonymous_kib;
+        total.cpu_ms += used.cpu_ms;
+        total.written += used.written;
+        total.wakeups += used.wakeups;
     }
-    println!("idle: memory, all components   {:>8} KiB PSS", total.0);
-    let percent = total.1 as f64 / WATCHED.as_secs_f64();
-    println!("idle: CPU, all components      {percent:>8.2} % of a core");
-    println!("idle: disk writes              {:>8} B/s", total.2 / WATCHED.as_secs());
+    row("all components", &total, seconds);
     cluster.stop()?;
     Ok(())
 }
 
-struct Usage {
-    name: String,
-    pss_kib: u64,
-    /// User and system time, hundredths of a second.
-    ticks: u64,
-    /// Bytes sent to the block layer.
-    written: u64,
+fn row(name: &str, used: &Usage, seconds: f64) {
+    println!(
+        "idle: {name:<24} {:>6} KiB {:>6} KiB {:>4.2} % {:>6.1}/s {:>6.0} B/s",
+        used.pss_kib,
+        used.anonymous_kib,
+        used.cpu_ms / seconds / 10.0,
+        used.wakeups as f64 / seconds,
+        used.written as f64 / seconds,
+    );
 }
 
-fn usage() -> Result<Vec<Usage>> {
+/// What is now of memory, and what was used meanwhile of the rest.
+fn since(now: &Usage, was: &Usage) -> Usage {
+    Usage {
+        cpu_ms: (now.cpu_ms - was.cpu_ms).max(0.0),
+        written: now.written.saturating_sub(was.written),
+        wakeups: now.wakeups.saturating_sub(was.wakeups),
+        ..*now
+    }
+}
+
+fn usage() -> Result<Vec<(String, Usage)>> {
     components()?
         .into_iter()
         .filter(|(_, pid)| *pid != 0)
-        .map(|(name, pid)| {
-            let read = |file: &str| {
-                fs::read_to_string(format!("/proc/{pid}/{file}")).with_context(|| name.clone())
-            };
-            let stat = read("stat")?;
-            let ticks = stat
-                .rsplit_once(')')
-                .map_or("", |(_, rest)| rest)
-                .split_whitespace()
-                .skip(11)
-                .take(2)
-                .filter_map(|field| field.parse::<u64>().ok())
-                .sum();
-            let pss_kib = number(&read("smaps_rollup")?, "Pss:");
-            let written = number(&read("io")?, "write_bytes:");
-            Ok(Usage { name, pss_kib, ticks, written })
-        })
+        .map(|(name, pid)| Ok((name, Usage::of(pid)?)))
         .collect()
-}
-
-/// The number behind a label in one of proc(5)'s files.
-fn number(text: &str, label: &str) -> u64 {
-    text.lines()
-        .find_map(|line| line.strip_prefix(label))
-        .and_then(|rest| rest.split_whitespace().next()?.parse().ok())
-        .unwrap_or(0)
 }

@@ -9,6 +9,7 @@ mod e2e;
 mod idle;
 mod outside;
 mod packaging;
+mod usage;
 
 use std::process::ExitCode;
 

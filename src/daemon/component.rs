@@ -56,6 +56,9 @@ where
     F: FnOnce(Context) -> R,
     R: Future<Output = Result<()>>,
 {
+    // Where the kernel gives huge pages to whoever does not refuse them, they would be most of an
+    // idle process.
+    let _may_cost_memory = rustix::thread::disable_transparent_huge_pages(true);
     log::init(component.name);
     abort_on_panic();
     match live(component, flavour, configuration, run) {

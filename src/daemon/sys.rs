@@ -42,7 +42,8 @@ pub(crate) fn pass_fds(command: &mut std::process::Command, fds: Vec<OwnedFd>) {
     }
 }
 
-/// Has the kernel send SIGTERM to the command's child when this process dies.
+/// Has the kernel send SIGTERM to the command's child when this process dies, and give it huge
+/// pages again: what runs in a container is not ours to tune.
 pub(crate) fn die_with_parent(command: &mut std::process::Command) {
     let parent = rustix::process::getpid();
     let ask = move || -> io::Result<()> {
@@ -50,9 +51,10 @@ pub(crate) fn die_with_parent(command: &mut std::process::Command) {
         if rustix::process::getppid() != Some(parent) {
             return Err(io::Error::other("the supervisor is gone"));
         }
+        let _fine_without = rustix::thread::disable_transparent_huge_pages(false);
         Ok(())
     };
-    // SAFETY: prctl and getppid only; both are async-signal-safe.
+    // SAFETY: prctl and getppid only, which are async-signal-safe.
     unsafe {
         command.pre_exec(ask);
     }

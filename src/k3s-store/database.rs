@@ -29,22 +29,26 @@ use crate::apply::{Change, State, Values};
 use crate::failure::Failure;
 use crate::index::{Garbage, Id, Version};
 use crate::lessor::Lease;
+use crate::log::Log;
 
 /// "k3s" and the format's number, in SQLite's `application_id`.
 const APPLICATION: i32 = 0x6b33_7301;
 const FORMAT: i32 = 1;
 /// Databases up to this size are checked page by page at every start.
 const CHECK_MAX: u64 = 64 << 20;
-/// Log pages after which their content moves to the main file.
-const CHECKPOINT_PAGES: u64 = 2000;
+/// Bytes of the log after which their content moves to the main file: when nothing else is to do,
+/// and at the latest.
+const CHECKPOINT_IDLE: u64 = 4 << 20;
+const CHECKPOINT_BUSY: u64 = 16 << 20;
 const PAGE: u64 = 4096;
+/// What SQLite stores beside a row's key and value, at most.
+const ROW: usize = 40;
 
 /// The writing connection.
 pub(crate) struct Database {
     connection: Connection,
     path: PathBuf,
-    /// Estimate of the pages in the write-ahead log.
-    log_pages: u64,
+    log: Log,
     /// Held as long as the database is open.
     _lock: File,
 }
@@ -73,7 +77,8 @@ impl Database {
             Ok((connection, state, identity))
         });
         let (connection, state, identity) = opened.map_err(|err| explain(path, err))?;
-        let database = Self { connection, path: path.to_owned(), log_pages: 0, _lock: lock };
+        let log = Log::new(path);
+        let database = Self { connection, path: path.to_owned(), log, _lock: lock };
         Ok((database, state, identity))
     }
 
@@ -83,7 +88,9 @@ impl Database {
 
     /// Returns when everything since [`Database::begin`] is on the disk.
     pub(crate) fn commit(&mut self) -> Result<(), Failure> {
-        self.log_pages += 2;
+        // The page that is added to, and half of the time the one above it and the first.
+        self.log.grow(2 * PAGE);
+        self.log.make_room();
         self.execute("COMMIT")
     }
 
@@ -94,7 +101,7 @@ impl Database {
 
     pub(crate) fn insert(&mut self, change: &Change) -> Result<(), Failure> {
         let kv = change.kv();
-        self.log_pages += (kv.key.len() + kv.value.len()) as u64 / PAGE;
+        self.log.grow((kv.key.len() + kv.value.len() + ROW) as u64);
         let mut insert = self
             .connection
             .prepare_cached("INSERT INTO history VALUES (?1, ?2, ?3, ?4, ?5, ?6)")?;
@@ -127,7 +134,7 @@ impl Database {
     }
 
     pub(crate) fn forget(&mut self, garbage: &[Garbage]) -> Result<(), Failure> {
-        self.log_pages += garbage.len() as u64 / 4;
+        self.log.grow(garbage.len() as u64 * PAGE / 4);
         let mut delete = self.connection.prepare_cached("DELETE FROM history WHERE id = ?1")?;
         for row in garbage {
             delete.execute([row.id.0])?;
@@ -137,12 +144,12 @@ impl Database {
 
     /// Whether the log is long enough to be moved to the main file.
     pub(crate) fn wants_checkpoint(&self, idle: bool) -> bool {
-        self.log_pages >= if idle { CHECKPOINT_PAGES / 2 } else { CHECKPOINT_PAGES * 2 }
+        self.log.used() >= if idle { CHECKPOINT_IDLE } else { CHECKPOINT_BUSY }
     }
 
     /// Moves the log into the main file. Readers keep what they need of it.
     pub(crate) fn checkpoint(&mut self) -> Result<(), Failure> {
-        self.log_pages = 0;
+        self.log.restart();
         match self.execute("PRAGMA wal_checkpoint(PASSIVE)") {
             // The log stays and grows until there is room.
             Err(Failure::NoSpace) => Ok(()),
@@ -153,6 +160,7 @@ impl Database {
     /// Rewrites the main file without its free pages.
     pub(crate) fn vacuum(&mut self) -> Result<(), Failure> {
         self.execute("VACUUM")?;
+        self.log.restart();
         self.execute("PRAGMA wal_checkpoint(TRUNCATE)")
     }
 
@@ -275,7 +283,8 @@ fn connect(path: &Path) -> rusqlite::Result<Connection> {
     let flags = OpenFlags::SQLITE_OPEN_READ_WRITE
         | OpenFlags::SQLITE_OPEN_CREATE
         | OpenFlags::SQLITE_OPEN_NO_MUTEX;
-    let connection = Connection::open_with_flags(path, flags)?;
+    // The log's index in our memory and not in a mapped file, which the kernel would write out.
+    let connection = Connection::open_with_flags_and_vfs(path, flags, c"unix-excl")?;
     connection.execute_batch(
         "PRAGMA busy_timeout = 5000; PRAGMA cache_size = -512; PRAGMA mmap_size = 0;
          PRAGMA temp_store = MEMORY; PRAGMA synchronous = FULL; PRAGMA wal_autocheckpoint = 0",

@@ -34,12 +34,10 @@ impl Failure {
 
 impl From<rusqlite::Error> for Failure {
     fn from(err: rusqlite::Error) -> Self {
-        /// `SQLITE_IOERR_SHMSIZE`: the shared index of the log could not grow.
-        const SHM_SIZE: i32 = 4874;
         match err {
             rusqlite::Error::QueryReturnedNoRows => Self::Gone,
             rusqlite::Error::SqliteFailure(code, _)
-                if code.code == rusqlite::ErrorCode::DiskFull || code.extended_code == SHM_SIZE =>
+                if code.code == rusqlite::ErrorCode::DiskFull =>
             {
                 Self::NoSpace
             }

@@ -25,6 +25,7 @@ mod hub;
 mod index;
 mod keys;
 mod lessor;
+mod log;
 mod select;
 mod service;
 mod shared;

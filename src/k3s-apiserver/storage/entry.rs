@@ -7,9 +7,9 @@ use std::sync::Arc;
 
 use anyhow::{Context, bail};
 use bytes::Bytes;
-use serde::Deserialize;
-use serde_json::Value;
+use serde::{Deserialize, Serialize, Serializer};
 use serde_json::value::RawValue;
+use serde_json::{Map, Value};
 
 use crate::registry::Selectable;
 
@@ -181,34 +181,42 @@ pub fn encode(object: &Value) -> Vec<u8> {
     let mut out = Vec::with_capacity(1024);
     out.push(b'{');
     let Some(map) = object.as_object() else { return b"{}".to_vec() };
-    let mut field = |name: &str, value: &Value| {
-        if out.len() > 1 {
-            out.push(b',');
-        }
-        write_json(&mut out, &name);
-        out.push(b':');
-        write_json(&mut out, value);
-    };
     for name in ["kind", "apiVersion"] {
-        field(name, map.get(name).unwrap_or(&Value::String(String::new())));
+        write_field(&mut out, name, map.get(name).unwrap_or(&Value::String(String::new())));
     }
-    let mut meta =
-        map.get("metadata").cloned().unwrap_or_else(|| Value::Object(Default::default()));
-    if let Some(meta) = meta.as_object_mut() {
-        meta.remove("resourceVersion");
-        meta.remove("selfLink");
+    match map.get("metadata") {
+        Some(Value::Object(meta)) => write_field(&mut out, "metadata", &Stored(meta)),
+        _ => write_field(&mut out, "metadata", &Map::new()),
     }
-    field("metadata", &meta);
     for (name, value) in map {
         if !matches!(name.as_str(), "kind" | "apiVersion" | "metadata") {
-            field(name, value);
+            write_field(&mut out, name, value);
         }
     }
     out.push(b'}');
     out
 }
 
-fn write_json<T: serde::Serialize + ?Sized>(out: &mut Vec<u8>, value: &T) {
+/// Metadata without what the store does not keep.
+struct Stored<'a>(&'a Map<String, Value>);
+
+impl Serialize for Stored<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let kept = |name: &str| !matches!(name, "resourceVersion" | "selfLink");
+        serializer.collect_map(self.0.iter().filter(|(name, _)| kept(name)))
+    }
+}
+
+fn write_field<T: Serialize + ?Sized>(out: &mut Vec<u8>, name: &str, value: &T) {
+    if out.len() > 1 {
+        out.push(b',');
+    }
+    write_json(out, name);
+    out.push(b':');
+    write_json(out, value);
+}
+
+fn write_json<T: Serialize + ?Sized>(out: &mut Vec<u8>, value: &T) {
     serde_json::to_writer(out, value).expect("a tree of strings and numbers always serialises");
 }
 

@@ -56,6 +56,13 @@ pub struct State {
     ring_bytes: usize,
 }
 
+impl Event {
+    /// Bytes that it keeps in memory: the object's and, once somebody watches, the frame's.
+    fn size(&self) -> usize {
+        2 * self.entry.bytes.len()
+    }
+}
+
 impl Store {
     pub fn new(resource: &str, prefix: String) -> Self {
         Self {
@@ -122,13 +129,13 @@ impl State {
     }
 
     fn push(&mut self, event: Event) {
-        self.ring_bytes += event.entry.bytes.len();
+        self.ring_bytes += event.size();
         self.ring.push_back(Arc::new(event));
         while self.ring.len() > RING_EVENTS_MIN
             && (self.ring.len() > RING_EVENTS_MAX || self.ring_bytes > RING_BYTES_MAX)
         {
             let Some(old) = self.ring.pop_front() else { break };
-            self.ring_bytes -= old.entry.bytes.len();
+            self.ring_bytes -= old.size();
             self.first += 1;
             self.floor = old.revision;
         }

@@ -50,23 +50,26 @@ pub async fn create_object(
 ) -> Result<Arc<Entry>, Status> {
     // Admission reads the caches: they must show what was acknowledged before.
     draft.call.server.storage.settled().await?;
-    let generated = meta_text(&object, "name").is_empty();
-    let base = meta_text(&object, "generateName").to_owned();
-    let tries = if generated && !base.is_empty() { NAMES_TRIED } else { 1 };
+    let base = match meta_text(&object, "name") {
+        "" => meta_text(&object, "generateName").to_owned(),
+        _ => String::new(),
+    };
     match_namespace(&mut object, &draft.call.info.namespace)?;
     draft.kind.strategy.default(&mut object);
     managed::record(draft, None, &mut object, how).await?;
     let mut taken = String::new();
-    for _ in 0..tries {
-        let mut object = object.clone();
-        if tries > 1 {
+    if base.is_empty() {
+        if let Some(entry) = once(draft, object, false).await? {
+            return Ok(entry);
+        }
+    } else {
+        for _ in 0..NAMES_TRIED {
+            let mut object = object.clone();
             taken = generate(&base);
             meta_mut(&mut object).insert("name".to_owned(), taken.as_str().into());
-        }
-        let name = meta_text(&object, "name").to_owned();
-        if let Some(entry) = once(draft, object, tries > 1).await? {
-            inert::tell(&draft.kind.kind, &name);
-            return Ok(entry);
+            if let Some(entry) = once(draft, object, true).await? {
+                return Ok(entry);
+            }
         }
     }
     let mut status = Status::already_exists(draft.kind.about(&taken));
@@ -120,6 +123,7 @@ async fn once(
     match draft.put(&name, 0, value).await? {
         Written::Done(entry) => {
             draft.settle(guard, entry.revision).await;
+            inert::tell(&kind.kind, &name);
             Ok(Some(entry))
         }
         Written::Conflict(_) if generated => Ok(None),
