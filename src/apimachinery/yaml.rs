@@ -17,8 +17,24 @@ pub fn parse(bytes: &[u8]) -> Result<Parsed, String> {
         with_snippet: false,
     };
     let value = serde_saphyr::from_str_with_options(first_document(text), options)
-        .map_err(|err| format!("yaml: {err}"))?;
+        .map_err(|err| go_words(&err.to_string(), text))?;
     Ok(Parsed { value, duplicates: Vec::new() })
+}
+
+/// A parser's error as Go's parser says it: the line first, and only when it is not the first.
+fn go_words(error: &str, text: &str) -> String {
+    let (message, place) = error.rsplit_once(" at line ").unwrap_or((error, "1,"));
+    let line = place.split(',').next().unwrap_or("1");
+    if let Some(open) = message.strip_prefix("unclosed bracket ") {
+        // What comes to its end too soon is told with its line in any case.
+        let missing = match (text.trim_end().ends_with(['[', '{', ',']), open.contains('[')) {
+            (true, _) => "node content",
+            (false, true) => "',' or ']'",
+            (false, false) => "',' or '}'",
+        };
+        return format!("yaml: line {line}: did not find expected {missing}");
+    }
+    if line == "1" { format!("yaml: {message}") } else { format!("yaml: line {line}: {message}") }
 }
 
 /// The first key that a map of the first document has twice, in Go's words.

@@ -246,17 +246,15 @@ fn index(call: &Call<'_>) -> Result<Response<Body>, Status> {
     }
     let others = [
         "/.well-known/openid-configuration",
-        "/healthz",
-        "/livez",
         "/metrics",
         "/openapi/v2",
         "/openapi/v3",
         "/openapi/v3/",
         "/openid/v1/jwks",
-        "/readyz",
         "/version",
     ];
     paths.extend(others.map(str::to_owned));
+    paths.extend(crate::health::paths());
     paths.sort();
     Ok(document(&json!({"paths": paths})))
 }

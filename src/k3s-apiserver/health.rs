@@ -42,6 +42,113 @@ pub fn issuer(call: &Call<'_>, path: &str) -> Response<Body> {
     json(StatusCode::OK, &tokens.discovery(&SocketAddr::new(address, args.secure_port).to_string()))
 }
 
+/// What a check asks for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Asks {
+    /// That we answer.
+    Nothing,
+    /// That the caches show what the store has.
+    Caches,
+    /// That the objects of a fresh cluster are written.
+    Bootstrap,
+    /// That nobody told us to stop.
+    Running,
+}
+
+/// Where a check is shown.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Shown {
+    Everywhere,
+    /// Only where it is asked whether we are ready.
+    Ready,
+    /// Only where it is asked whether we live.
+    Live,
+}
+
+/// Upstream's checks in its order; a hook stands for the part of ours that does its work.
+const CHECKS: &[(&str, Asks, Shown)] = &[
+    ("ping", Asks::Nothing, Shown::Everywhere),
+    ("log", Asks::Nothing, Shown::Everywhere),
+    ("etcd", Asks::Caches, Shown::Everywhere),
+    ("loopback-serving-certificate", Asks::Nothing, Shown::Live),
+    ("etcd-readiness", Asks::Caches, Shown::Ready),
+    ("informer-sync", Asks::Caches, Shown::Ready),
+    ("poststarthook/start-apiserver-admission-initializer", Asks::Caches, Shown::Everywhere),
+    ("poststarthook/generic-apiserver-start-informers", Asks::Caches, Shown::Everywhere),
+    ("poststarthook/priority-and-fairness-config-consumer", Asks::Caches, Shown::Everywhere),
+    ("poststarthook/priority-and-fairness-filter", Asks::Nothing, Shown::Everywhere),
+    ("poststarthook/storage-object-count-tracker-hook", Asks::Caches, Shown::Everywhere),
+    ("poststarthook/start-apiextensions-informers", Asks::Caches, Shown::Everywhere),
+    ("poststarthook/start-apiextensions-controllers", Asks::Caches, Shown::Everywhere),
+    ("poststarthook/crd-informer-synced", Asks::Caches, Shown::Everywhere),
+    ("poststarthook/start-system-namespaces-controller", Asks::Bootstrap, Shown::Everywhere),
+    ("poststarthook/peer-endpoint-reconciler-controller", Asks::Bootstrap, Shown::Everywhere),
+    (
+        "poststarthook/start-cluster-authentication-info-controller",
+        Asks::Bootstrap,
+        Shown::Everywhere,
+    ),
+    (
+        "poststarthook/start-kube-apiserver-identity-lease-controller",
+        Asks::Bootstrap,
+        Shown::Everywhere,
+    ),
+    (
+        "poststarthook/start-kube-apiserver-identity-lease-garbage-collector",
+        Asks::Bootstrap,
+        Shown::Everywhere,
+    ),
+    ("poststarthook/storage-readiness", Asks::Caches, Shown::Everywhere),
+    ("poststarthook/start-legacy-token-tracking-controller", Asks::Bootstrap, Shown::Everywhere),
+    ("poststarthook/start-service-ip-repair-controllers", Asks::Caches, Shown::Everywhere),
+    ("poststarthook/rbac/bootstrap-roles", Asks::Bootstrap, Shown::Everywhere),
+    (
+        "poststarthook/scheduling/bootstrap-system-priority-classes",
+        Asks::Bootstrap,
+        Shown::Everywhere,
+    ),
+    ("poststarthook/priority-and-fairness-config-producer", Asks::Bootstrap, Shown::Everywhere),
+    ("poststarthook/bootstrap-controller", Asks::Bootstrap, Shown::Everywhere),
+    ("poststarthook/start-kubernetes-service-cidr-controller", Asks::Bootstrap, Shown::Everywhere),
+    ("poststarthook/aggregator-reload-proxy-client-cert", Asks::Nothing, Shown::Everywhere),
+    ("poststarthook/start-kube-aggregator-informers", Asks::Caches, Shown::Everywhere),
+    (
+        "poststarthook/apiservice-status-local-available-controller",
+        Asks::Bootstrap,
+        Shown::Everywhere,
+    ),
+    (
+        "poststarthook/apiservice-status-remote-available-controller",
+        Asks::Bootstrap,
+        Shown::Everywhere,
+    ),
+    ("poststarthook/apiservice-registration-controller", Asks::Bootstrap, Shown::Everywhere),
+    ("poststarthook/apiservice-wait-for-first-sync", Asks::Bootstrap, Shown::Everywhere),
+    ("poststarthook/apiservice-discovery-controller", Asks::Caches, Shown::Everywhere),
+    ("poststarthook/kube-apiserver-autoregistration", Asks::Bootstrap, Shown::Everywhere),
+    ("autoregister-completion", Asks::Bootstrap, Shown::Everywhere),
+    ("poststarthook/apiservice-openapi-controller", Asks::Caches, Shown::Everywhere),
+    ("poststarthook/apiservice-openapiv3-controller", Asks::Caches, Shown::Everywhere),
+    ("shutdown", Asks::Running, Shown::Ready),
+];
+
+fn shown(kind: &str) -> impl Iterator<Item = (&'static str, Asks)> {
+    let ready = kind == "readyz";
+    CHECKS.iter().filter_map(move |(name, asks, shown)| match shown {
+        Shown::Ready if !ready => None,
+        Shown::Live if ready => None,
+        _ => Some((*name, *asks)),
+    })
+}
+
+/// The paths of all checks.
+pub fn paths() -> impl Iterator<Item = String> {
+    ["healthz", "livez", "readyz"].into_iter().flat_map(|kind| {
+        let whole = std::iter::once(format!("/{kind}"));
+        whole.chain(shown(kind).map(move |(name, _)| format!("/{kind}/{name}")))
+    })
+}
+
 /// One named check.
 struct Check {
     name: &'static str,
@@ -50,16 +157,21 @@ struct Check {
 
 fn checks(call: &Call<'_>, kind: &str) -> Vec<Check> {
     let loaded = call.server.storage.loaded();
-    let mut all = vec![Check { name: "ping", ok: true }, Check { name: "log", ok: true }];
-    all.push(Check { name: "etcd", ok: loaded });
-    if kind == "readyz" {
-        let started = call.server.started.load(std::sync::atomic::Ordering::Acquire);
-        all.push(Check { name: "poststarthook/rbac/bootstrap-roles", ok: started });
-        all.push(Check { name: "etcd-readiness", ok: loaded });
-        all.push(Check { name: "informer-sync", ok: loaded });
-        all.push(Check { name: "shutdown", ok: !call.server.stop.is_cancelled() });
-    }
-    all
+    let started = call.server.started.load(std::sync::atomic::Ordering::Acquire);
+    let running = !call.server.stop.is_cancelled();
+    // Being alive is no matter of what is still being written.
+    let bootstrap = if kind == "readyz" { started } else { loaded };
+    shown(kind)
+        .map(|(name, asks)| {
+            let ok = match asks {
+                Asks::Nothing => true,
+                Asks::Caches => loaded,
+                Asks::Bootstrap => bootstrap,
+                Asks::Running => running,
+            };
+            Check { name, ok }
+        })
+        .collect()
 }
 
 /// `/readyz?verbose`, `/livez/etcd`, `/healthz?exclude=etcd` …

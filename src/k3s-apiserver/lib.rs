@@ -12,6 +12,7 @@ pub mod auth;
 pub mod body;
 pub mod bootstrap;
 pub mod cluster;
+pub mod companions;
 pub mod custom;
 pub mod discovery;
 pub mod dispatch;

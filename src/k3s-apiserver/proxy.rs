@@ -34,7 +34,7 @@ use tunnel::Session;
 
 use crate::api_server::ApiServer;
 use crate::args::Args;
-use crate::body::Body;
+use crate::body::{Body, text};
 use crate::cluster::Cluster;
 use crate::filter::Call;
 use crate::kinds::Kind;
@@ -72,7 +72,10 @@ pub async fn serve(call: &Call<'_>, kind: &Kind, body: Incoming) -> Result<Respo
     let info = &call.info;
     match (kind.resource.as_str(), info.subresource.as_str()) {
         ("pods", "log") => {
-            let (pod, target) = scheduled(call, kind).await?;
+            let Some((pod, target)) = found(call, kind).await? else {
+                // Where nothing runs nothing was logged.
+                return Ok(text(StatusCode::OK, ""));
+            };
             let container = container(&pod, call)?;
             let path = format!("/containerLogs/{}/{}/{container}", info.namespace, info.name);
             let query = rest_of_query(call, &["container"]);
@@ -182,8 +185,15 @@ enum Scheme {
     Kubelet,
 }
 
-/// The pod and its kubelet.
+/// The pod and its kubelet, which it must have.
 async fn scheduled(call: &Call<'_>, kind: &Kind) -> Result<(Value, Target), Status> {
+    found(call, kind).await?.ok_or_else(|| {
+        Status::bad_request(format!("pod {} does not have a host assigned", call.info.name))
+    })
+}
+
+/// The pod and its kubelet; none while the pod has no node.
+async fn found(call: &Call<'_>, kind: &Kind) -> Result<Option<(Value, Target)>, Status> {
     let server = call.server;
     server.storage.settled().await?;
     let name = &call.info.name;
@@ -191,10 +201,10 @@ async fn scheduled(call: &Call<'_>, kind: &Kind) -> Result<(Value, Target), Stat
     let pod = pod.ok_or_else(|| Status::not_found(kind.about(name)))?.object();
     let node = pod["spec"]["nodeName"].as_str().unwrap_or_default();
     if node.is_empty() {
-        return Err(Status::bad_request(format!("pod {name} does not have a host assigned")));
+        return Ok(None);
     }
     let target = kubelet(server, node)?;
-    Ok((pod, target))
+    Ok(Some((pod, target)))
 }
 
 /// A node's kubelet, by the preferred kinds of addresses.

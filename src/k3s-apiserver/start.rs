@@ -24,7 +24,7 @@ use crate::remote::Remote;
 use crate::storage::{Storage, Writers, feed};
 use crate::supervisor::agents::Agents;
 use crate::tls::{Files, Tls};
-use crate::{custom, server, startup};
+use crate::{companions, custom, server, startup};
 
 /// How long connections wait for the bootstrap objects before they are served regardless.
 const HOLD: Duration = Duration::from_secs(5);
@@ -58,6 +58,11 @@ pub async fn run(cx: daemon::Context, args: Args) -> anyhow::Result<()> {
     let (served, stop) = (server.clone(), cx.stop.clone());
     tasks.spawn(async move {
         custom::controller::run(served, stop).await;
+        Ok(())
+    });
+    let (repaired, stop) = (server.clone(), cx.stop.clone());
+    tasks.spawn(async move {
+        companions::run(repaired, stop).await;
         Ok(())
     });
     let serving = server::serve(server.clone(), listener, tls, cx.stop.clone());

@@ -15,6 +15,7 @@ use std::net::IpAddr;
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
+use crate::companions;
 use crate::registry::Object;
 use crate::registry::value::{at, key, set, text};
 
@@ -238,18 +239,7 @@ fn service(settings: &Settings, stamp: &Stamp) -> Vec<Item> {
     });
     slice["metadata"]["labels"] = json!({"kubernetes.io/service-name": "kubernetes"});
     slice["metadata"]["generation"] = json!(1);
-    let address = json!({
-        "apiVersion": "networking.k8s.io/v1",
-        "kind": "IPAddress",
-        "metadata": {
-            "name": ip,
-            "labels": {
-                "ipaddress.kubernetes.io/ip-family": family,
-                "ipaddress.kubernetes.io/managed-by": "ipallocator.k8s.io",
-            },
-        },
-        "spec": {"parentRef": {"name": "kubernetes", "namespace": "default", "resource": "services"}},
-    });
+    let address = companions::address(&ip, "default", "kubernetes").object;
     let cidr = json!({
         "apiVersion": "networking.k8s.io/v1",
         "kind": "ServiceCIDR",

@@ -6,7 +6,7 @@
 use std::fmt;
 
 use apimachinery::gotext::quote;
-use serde_json::Value;
+use serde_json::{Map, Value, json};
 
 /// Where in an object a problem is: `spec.containers[0].ports[1].name`.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -190,8 +190,18 @@ fn with_detail(head: &str, detail: &str) -> String {
 pub fn show(value: &Value) -> String {
     match value {
         Value::String(text) => quote(text),
+        Value::Object(members) if members.contains_key("matchExpressions") => selector(members),
         other => other.to_string(),
     }
+}
+
+/// A label selector: the one struct of the API whose order is not that of its names.
+fn selector(members: &Map<String, Value>) -> String {
+    let mut fields: Vec<(&String, &Value)> = members.iter().collect();
+    fields.sort_by_key(|(name, _)| name.as_str() == "matchExpressions");
+    let shown: Vec<String> =
+        fields.iter().map(|(name, value)| format!("{}:{value}", json!(name))).collect();
+    format!("{{{}}}", shown.join(","))
 }
 
 #[cfg(test)]

@@ -130,7 +130,8 @@ fn labels(path: &Path, labels: &Value, errs: &mut FieldErrors) {
     }
 }
 
-fn annotations(path: &Path, annotations: &Value, errs: &mut FieldErrors) {
+/// Annotation keys and the size of all.
+pub(crate) fn annotations(path: &Path, annotations: &Value, errs: &mut FieldErrors) {
     let mut size = 0;
     for (key, value) in annotations.as_object().into_iter().flatten() {
         for problem in qualified_problems(&key.to_lowercase()) {
@@ -144,29 +145,59 @@ fn annotations(path: &Path, annotations: &Value, errs: &mut FieldErrors) {
 }
 
 fn owners(path: &Path, owners: &Value, errs: &mut FieldErrors) {
-    let mut controller = false;
-    for (at, owner) in owners.as_array().into_iter().flatten().enumerate() {
-        let path = path.index(at);
-        let version = owner["apiVersion"].as_str().unwrap_or_default();
+    let mut controller: Option<String> = None;
+    for owner in owners.as_array().into_iter().flatten() {
+        let of = |field: &str| owner[field].as_str().unwrap_or_default();
+        let version = of("apiVersion");
         if version.is_empty() || version.split('/').count() > 2 || version.ends_with('/') {
             errs.invalid(path.child("apiVersion"), version, "version must not be empty");
         }
         for field in ["kind", "name", "uid"] {
-            if owner[field].as_str().unwrap_or_default().is_empty() {
+            if of(field).is_empty() {
                 errs.invalid(path.child(field), "", "must not be empty");
             }
         }
-        if owner["controller"] == true {
-            if controller {
-                errs.invalid(
-                    path.clone(),
-                    owner.clone(),
-                    "Only one reference can have Controller set to true",
+        if version == "v1" && of("kind") == "Event" {
+            let detail = "/v1, Kind=Event is disallowed from being an owner";
+            errs.add("FieldValueInvalid", path, refusal(&show_owner(owner), detail));
+        }
+        if owner["controller"] != true {
+            continue;
+        }
+        let name = format!("{}/{}", of("kind"), of("name"));
+        match &controller {
+            None => controller = Some(name),
+            Some(first) => {
+                let all: Vec<String> =
+                    owners.as_array().into_iter().flatten().map(show_owner).collect();
+                let detail = format!(
+                    "Only one reference can have Controller set to true. Found \"true\" in \
+                     references for {first} and {name}"
                 );
+                let shown = format!("[{}]", all.join(","));
+                errs.add("FieldValueInvalid", path, refusal(&shown, &detail));
             }
-            controller = true;
         }
     }
+}
+
+fn refusal(shown: &str, detail: &str) -> String {
+    format!("Invalid value: {shown}: {detail}")
+}
+
+/// An owner as Go marshals it.
+fn show_owner(owner: &Value) -> String {
+    let always = ["apiVersion", "kind", "name", "uid"];
+    let members: Vec<String> = always
+        .into_iter()
+        .chain(["controller", "blockOwnerDeletion"])
+        .filter(|field| always.contains(field) || !owner[*field].is_null())
+        .map(|field| {
+            let value = if owner[field].is_null() { Value::from("") } else { owner[field].clone() };
+            format!("{}:{value}", Value::from(field))
+        })
+        .collect();
+    format!("{{{}}}", members.join(","))
 }
 
 fn finalizers(path: &Path, finalizers: &Value, errs: &mut FieldErrors) {

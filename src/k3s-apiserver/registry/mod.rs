@@ -17,6 +17,7 @@ mod discovery;
 mod events;
 pub mod field;
 mod flowcontrol;
+mod internal;
 pub mod meta;
 mod networking;
 mod node;
@@ -26,6 +27,7 @@ mod resource;
 mod scheduling;
 mod storage;
 pub(crate) mod table;
+mod unified;
 pub(crate) mod validate;
 pub(crate) mod value;
 
@@ -37,6 +39,7 @@ use serde_json::{Value, json};
 
 pub use self::field::{FieldErrors, Path};
 use crate::cluster::Cluster;
+use crate::companions::Companion;
 use crate::user::UserInfo;
 
 /// An API object as a tree, with `apiVersion` and `kind`.
@@ -164,6 +167,12 @@ pub trait Strategy: Sync + Send {
         None
     }
 
+    /// Annotations in which a version of the API says what it has no field for. Rows of a Table,
+    /// which are of no version, are without.
+    fn annotations_of_version(&self) -> &'static [&'static str] {
+        &[]
+    }
+
     /// Reserves what the object needs cluster-wide (service IPs, node ports) and writes it into the
     /// object. Runs after admission, last before the write.
     fn allocate(
@@ -174,6 +183,11 @@ pub trait Strategy: Sync + Send {
         _errs: &mut FieldErrors,
     ) -> Guard {
         None
+    }
+
+    /// Objects that the server keeps for as long as this one is there.
+    fn companions(&self, _obj: &Object) -> Vec<Companion> {
+        Vec::new()
     }
 
     /// Decides between deletion at once and graceful deletion. `grace` is what the client asked.

@@ -122,6 +122,7 @@ async fn once(
     }
     match draft.put(&name, 0, value).await? {
         Written::Done(entry) => {
+            draft.follow(Some(&object), None).await;
             draft.settle(guard, entry.revision).await;
             inert::tell(&kind.kind, &name);
             Ok(Some(entry))

@@ -149,6 +149,7 @@ pub async fn delete_object(
                 let last = draft.last(name, &entry, &last).await?;
                 match draft.remove(name, entry.revision).await? {
                     Removed::Done(revision) => {
+                        draft.follow(None, Some(&old)).await;
                         return Ok(Deleted::Gone(Arc::new(last.at_revision(revision))));
                     }
                     Removed::Conflict(found) => found,

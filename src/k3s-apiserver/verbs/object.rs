@@ -106,6 +106,14 @@ pub fn to_version(kind: &Kind, object: &mut Object, from: &str, to: &str) {
     }
 }
 
+/// Brings a built-in object into the form of a version that it is not served in now.
+pub fn canonicalize_as(object: &mut Object, api_version: &str, kind: &str) {
+    let (group, version) = api_version.split_once('/').unwrap_or(("", api_version));
+    if let Some(node) = api::schema::kind(group, version, kind) {
+        canonicalize(object, node);
+    }
+}
+
 /// An object of the kind with nothing in it but metadata: what a bookmark shows.
 pub fn empty(kind: &Kind, meta: Value) -> Object {
     let mut object = json!({"kind": kind.kind, "apiVersion": kind.api_version, "metadata": meta});

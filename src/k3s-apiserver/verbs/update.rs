@@ -215,7 +215,10 @@ async fn replace(
     if is_complete(kind, &new) {
         let last = draft.last(name, entry, &new).await?;
         return Ok(match draft.remove(name, entry.revision).await? {
-            Removed::Done(_) => Written::Done(last),
+            Removed::Done(_) => {
+                draft.follow(None, Some(old)).await;
+                Written::Done(last)
+            }
             Removed::Conflict(found) => Written::Conflict(found),
         });
     }
@@ -226,6 +229,7 @@ async fn replace(
     }
     let written = draft.put(name, entry.revision, value).await?;
     if let Written::Done(entry) = &written {
+        draft.follow(Some(&new), Some(old)).await;
         draft.settle(guard, entry.revision).await;
     }
     Ok(written)

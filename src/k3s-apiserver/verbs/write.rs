@@ -12,10 +12,11 @@ use etcd::mvccpb::KeyValue;
 use jiff::Timestamp;
 use serde_json::{Map, Value};
 
-use super::object::{self, to_version};
+use super::object::{self, canonicalize_as, to_version};
 use super::options::WriteOptions;
 use super::scale::{scale_of, set_replicas};
 use crate::admission::{self, Attributes, Operation};
+use crate::companions;
 use crate::custom::convert::{self, Memo};
 use crate::filter::Call;
 use crate::kinds::Kind;
@@ -254,6 +255,7 @@ impl<'a> Draft<'a> {
         }
         // What the version in the store does not know is not stored.
         to_version(kind, &mut object, &kind.api_version, &kind.storage_version);
+        canonicalize_as(&mut object, &kind.storage_version, &kind.kind);
         Ok(encode(&object).into())
     }
 
@@ -326,6 +328,17 @@ impl<'a> Draft<'a> {
                 Written::Conflict(found) => Ok(Removed::Conflict(found)),
                 Written::Done(entry) => Ok(Removed::Done(entry.revision)),
             },
+        }
+    }
+
+    /// Makes and removes what lives and dies with the object.
+    pub async fn follow(&self, new: Option<&Object>, old: Option<&Object>) {
+        let of = |object: Option<&Object>| {
+            object.map(|object| self.kind.strategy.companions(object)).unwrap_or_default()
+        };
+        let (new, old) = (of(new), of(old));
+        if !self.options.dry_run && new != old {
+            companions::follow(&self.call.server.storage, &new, &old, self.now).await;
         }
     }
 

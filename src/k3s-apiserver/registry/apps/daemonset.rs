@@ -69,10 +69,14 @@ impl Strategy for DaemonSet {
             for (field, value) in map(new, "status") {
                 not_negative(errs, &path.child(field), value);
             }
-            return;
+            return super::collisions(errs, new, old);
         }
         validate(new, errs);
         immutable_spec(errs, "selector", new, old);
+    }
+
+    fn annotations_of_version(&self) -> &'static [&'static str] {
+        &["deprecated.daemonset.template.generation"]
     }
 
     fn warnings(&self, _cx: &Cx<'_>, obj: &Object, old: Option<&Object>) -> Vec<String> {

@@ -45,7 +45,8 @@ impl Strategy for Deployment {
 
     fn validate_update(&self, cx: &Cx<'_>, new: &Object, old: &Object, errs: &mut FieldErrors) {
         if cx.subresource == "status" {
-            return status(errs, new);
+            status(errs, new);
+            return super::collisions(errs, new, old);
         }
         validate(new, errs);
         immutable_spec(errs, "selector", new, old);

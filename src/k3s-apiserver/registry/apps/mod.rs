@@ -35,3 +35,15 @@ fn selector(errs: &mut FieldErrors, obj: &Object, what: &str, required: bool) {
         errs.invalid(path, serde_json::json!({}), format!("empty selector is invalid for {what}"));
     }
 }
+
+/// The number of name collisions only grows.
+fn collisions(errs: &mut FieldErrors, new: &Object, old: &Object) {
+    let path = super::Path::new("status").child("collisionCount");
+    let of = |obj: &Object| super::value::int(obj, "status.collisionCount");
+    match (of(new), of(old)) {
+        (new, Some(old)) if new.is_none_or(|new| new < old) => {
+            errs.invalid(path, new.unwrap_or_default(), "cannot be decremented");
+        }
+        _ => {}
+    }
+}

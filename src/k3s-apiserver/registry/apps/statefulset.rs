@@ -69,17 +69,8 @@ impl Strategy for StatefulSet {
 
     fn validate_update(&self, cx: &Cx<'_>, new: &Object, old: &Object, errs: &mut FieldErrors) {
         if cx.subresource == "status" {
-            let path = Path::new("status");
-            for field in [
-                "replicas",
-                "readyReplicas",
-                "currentReplicas",
-                "updatedReplicas",
-                "observedGeneration",
-                "collisionCount",
-            ] {
-                not_negative(errs, &path.child(field), key(at(new, "status"), field));
-            }
+            status(errs, at(new, "status"));
+            super::collisions(errs, new, old);
             return;
         }
         validate(new, errs);
@@ -115,6 +106,25 @@ impl Strategy for StatefulSet {
 
     fn has_generation(&self) -> bool {
         true
+    }
+}
+
+fn status(errs: &mut FieldErrors, status: &Value) {
+    let path = Path::new("status");
+    let counts =
+        ["replicas", "readyReplicas", "currentReplicas", "updatedReplicas", "availableReplicas"];
+    for field in counts.iter().chain(&["observedGeneration", "collisionCount"]) {
+        not_negative(errs, &path.child(field), key(status, field));
+    }
+    let of = |field: &str| int(status, field).unwrap_or_default();
+    for field in ["readyReplicas", "currentReplicas", "updatedReplicas", "availableReplicas"] {
+        if of(field) > of("replicas") {
+            errs.invalid(path.child(field), of(field), "cannot be greater than status.replicas");
+        }
+    }
+    if of("availableReplicas") > of("readyReplicas") {
+        let detail = "cannot be greater than status.readyReplicas";
+        errs.invalid(path.child("availableReplicas"), of("availableReplicas"), detail);
     }
 }
 
@@ -156,7 +166,7 @@ fn strategy(errs: &mut FieldErrors, path: &Path, strategy: &Value) {
         "" => errs.required(path, ""),
         "OnDelete" => {
             if !rolling.is_null() {
-                let shown = crate::registry::core::spec_diff::internal(rolling);
+                let shown = crate::registry::internal::renamed(rolling);
                 let detail = "only allowed for updateStrategy 'RollingUpdate'";
                 errs.invalid(path.child("rollingUpdate"), shown, detail);
             }
@@ -171,7 +181,7 @@ fn strategy(errs: &mut FieldErrors, path: &Path, strategy: &Value) {
             }
         }
         _ => {
-            let shown = crate::registry::core::spec_diff::internal(strategy);
+            let shown = crate::registry::internal::renamed(strategy);
             errs.invalid(path, shown, "must be 'RollingUpdate' or 'OnDelete'");
         }
     }

@@ -64,9 +64,15 @@ impl Strategy for HorizontalPodAutoscaler {
     }
 
     fn validate_update(&self, cx: &Cx<'_>, new: &Object, _old: &Object, errs: &mut FieldErrors) {
-        if cx.subresource != "status" {
+        if cx.subresource == "status" {
+            hpa_validation::validate_status(errs, new);
+        } else {
             hpa_validation::validate(errs, &as_v2(new));
         }
+    }
+
+    fn annotations_of_version(&self) -> &'static [&'static str] {
+        convert::ANNOTATIONS
     }
 
     fn columns(&self) -> &'static [Column] {

@@ -5,10 +5,18 @@ use serde_json::Value;
 use crate::registry::Object;
 use crate::registry::core::resources::nano;
 use crate::registry::field::{FieldErrors, Path};
+use crate::registry::rbac::path_segment;
 use crate::registry::validate::{not_negative, spec};
 use crate::registry::value::{at, has, int, key, list, text};
 
 const TYPES: &[&str] = &["ContainerResource", "External", "Object", "Pods", "Resource"];
+
+/// An update of the status.
+pub(super) fn validate_status(errs: &mut FieldErrors, obj: &Object) {
+    for field in ["currentReplicas", "desiredReplicas"] {
+        not_negative(errs, &Path::new("status").child(field), key(at(obj, "status"), field));
+    }
+}
 
 pub(super) fn validate(errs: &mut FieldErrors, obj: &Object) {
     let (path, body) = (spec(), at(obj, "spec"));
@@ -27,11 +35,7 @@ pub(super) fn validate(errs: &mut FieldErrors, obj: &Object) {
         errs.invalid(path.child("maxReplicas"), max, detail);
     }
     let reference = key(body, "scaleTargetRef");
-    for field in ["kind", "name"] {
-        if text(reference, field).is_empty() {
-            errs.required(path.child("scaleTargetRef").child(field), "");
-        }
-    }
+    object_reference(errs, &path.child("scaleTargetRef"), reference);
     metrics(errs, &path.child("metrics"), body, min);
     for field in ["scaleUp", "scaleDown"] {
         let rules = at(body, "behavior");
@@ -53,51 +57,78 @@ fn metrics(errs: &mut FieldErrors, path: &Path, body: &Value, min: Option<i64>) 
     }
 }
 
+/// An object of any kind in the same namespace.
+fn object_reference(errs: &mut FieldErrors, path: &Path, reference: &Value) {
+    for field in ["kind", "name"] {
+        let (path, value) = (path.child(field), text(reference, field));
+        if value.is_empty() {
+            errs.required(path, "");
+        } else {
+            path_segment(errs, &path, value);
+        }
+    }
+}
+
+/// The sources in the order of upstream's checks, with the type that each belongs to.
+const SOURCES: &[(&str, &str)] = &[
+    ("object", "Object"),
+    ("external", "External"),
+    ("pods", "Pods"),
+    ("resource", "Resource"),
+    ("containerResource", "ContainerResource"),
+];
+
 fn one(errs: &mut FieldErrors, path: &Path, metric: &Value) {
     let kind = text(metric, "type");
     if kind.is_empty() {
         errs.required(path.child("type"), "must specify a metric source type");
-        return;
     }
     if !TYPES.contains(&kind) {
-        // Upstream says it twice: for the type and for the missing source.
         errs.not_supported(path.child("type"), kind, TYPES);
-        errs.not_supported(path.child("type"), kind, TYPES);
+    }
+    let present: Vec<&str> =
+        SOURCES.iter().map(|(field, _)| *field).filter(|field| has(metric, field)).collect();
+    if let Some(field) = present.first() {
+        source(errs, &path.child(field), key(metric, field), field);
+    }
+    let expected = SOURCES.iter().find(|(_, of)| *of == kind).map(|(field, _)| *field);
+    match expected {
+        Some(field) if !present.contains(&field) => {
+            let detail = "must populate information for the given metric source";
+            errs.required(path.child(field), detail);
+        }
+        Some(_) => {}
+        None => errs.not_supported(path.child("type"), kind, TYPES),
+    }
+    if present.len() == 1 {
         return;
     }
-    let field = match kind {
-        "ContainerResource" => "containerResource",
-        "External" => "external",
-        "Object" => "object",
-        "Pods" => "pods",
-        _ => "resource",
-    };
-    let source = key(metric, field);
-    if source.is_null() {
-        let detail = "must populate information for the given metric source";
-        errs.required(path.child(field), detail);
-        return;
+    for field in present.iter().filter(|field| Some(**field) != expected) {
+        errs.forbidden(path.child(field), "must populate the given metric source only");
     }
-    let path = path.child(field);
-    if matches!(field, "resource" | "containerResource") {
-        if text(source, "name").is_empty() {
-            errs.required(path.child("name"), "must specify a resource name");
-        }
-        if field == "containerResource" && text(source, "container").is_empty() {
-            errs.required(path.child("container"), "must specify a container");
-        }
-    } else {
-        if field == "object" {
-            let described = key(source, "describedObject");
-            for part in ["kind", "name"] {
-                if text(described, part).is_empty() {
-                    errs.required(path.child("describedObject").child(part), "");
-                }
+}
+
+fn source(errs: &mut FieldErrors, path: &Path, source: &Value, field: &str) {
+    match field {
+        "resource" | "containerResource" => {
+            if text(source, "name").is_empty() {
+                errs.required(path.child("name"), "must specify a resource name");
+            }
+            if field == "containerResource" && text(source, "container").is_empty() {
+                errs.required(path.child("container"), "must specify a container");
             }
         }
-        let name = text(source, "metric.name");
-        if name.is_empty() {
-            errs.required(path.child("metric").child("name"), "must specify a metric name");
+        _ => {
+            if field == "object" {
+                let described = key(source, "describedObject");
+                object_reference(errs, &path.child("describedObject"), described);
+            }
+            let (path, name) = (path.child("metric").child("name"), text(source, "metric.name"));
+            if name.is_empty() {
+                errs.required(path, "must specify a metric name");
+            } else {
+                path_segment(errs, &path, name);
+            }
         }
     }
     target(errs, &path.child("target"), key(source, "target"), field);
@@ -107,7 +138,8 @@ fn target(errs: &mut FieldErrors, path: &Path, target: &Value, field: &str) {
     let kind = text(target, "type");
     if kind.is_empty() {
         errs.required(path.child("type"), "must specify a metric target type");
-    } else if !matches!(kind, "Utilization" | "Value" | "AverageValue") {
+    }
+    if !matches!(kind, "Utilization" | "Value" | "AverageValue") {
         errs.invalid(
             path.child("type"),
             kind,

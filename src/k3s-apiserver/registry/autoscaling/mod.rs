@@ -3,6 +3,7 @@
 mod convert;
 mod hpa;
 mod hpa_validation;
+mod old_metrics;
 
 use super::Strategy;
 

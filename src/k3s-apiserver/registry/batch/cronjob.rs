@@ -7,7 +7,7 @@ use super::{cron, job_validation};
 use crate::registry::core::podtemplate::{default_template, template_warnings};
 use crate::registry::field::FieldErrors;
 use crate::registry::table::{age, boolean, column, containers, integer, name, or, since, wide};
-use crate::registry::validate::{label_selector, not_negative, one_of, spec};
+use crate::registry::validate::{not_negative, one_of, spec};
 use crate::registry::value::{at, at_mut, default, default_zero, flag, has, key, list, text};
 use crate::registry::{AGE, Column, Cx, NAME, Object, Strategy};
 
@@ -97,19 +97,26 @@ fn validate(obj: &Object, old: Option<&Object>, errs: &mut FieldErrors) {
     let body = at(obj, "spec");
     schedule(errs, text(body, "schedule"), old.map(|old| text(old, "spec.schedule")));
     time_zone(errs, body, old);
-    for field in ["startingDeadlineSeconds", "successfulJobsHistoryLimit", "failedJobsHistoryLimit"]
-    {
+    let field = "startingDeadlineSeconds";
+    not_negative(errs, &path.child(field), key(body, field));
+    let policy = path.child("concurrencyPolicy");
+    match text(body, "concurrencyPolicy") {
+        "" => errs.required(policy, ""),
+        _ => one_of(errs, &policy, key(body, "concurrencyPolicy"), &["Allow", "Forbid", "Replace"]),
+    }
+    let template = at(body, "jobTemplate.spec");
+    let here = path.child("jobTemplate").child("spec");
+    job_validation::validate_body(errs, &here, template);
+    if has(template, "selector") {
+        let shown = key(template, "selector").clone();
+        errs.invalid(here.child("selector"), shown, "`selector` will be auto-generated");
+    }
+    if flag(template, "manualSelector") {
+        errs.not_supported(here.child("manualSelector"), true, &["nil", "false"]);
+    }
+    for field in ["successfulJobsHistoryLimit", "failedJobsHistoryLimit"] {
         not_negative(errs, &path.child(field), key(body, field));
     }
-    let valid = &["Allow", "Forbid", "Replace"];
-    one_of(errs, &path.child("concurrencyPolicy"), key(body, "concurrencyPolicy"), valid);
-    let template = at(body, "jobTemplate.spec");
-    let path = path.child("jobTemplate").child("spec");
-    if flag(template, "manualSelector") {
-        errs.invalid(path.child("manualSelector"), true, "may not be set");
-    }
-    label_selector(errs, &path.child("selector"), key(template, "selector"));
-    job_validation::validate_body(errs, &path, template);
 }
 
 fn schedule(errs: &mut FieldErrors, text: &str, old: Option<&str>) {

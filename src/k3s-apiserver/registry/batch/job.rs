@@ -58,7 +58,7 @@ impl Strategy for Job {
 
     fn validate_update(&self, cx: &Cx<'_>, new: &Object, old: &Object, errs: &mut FieldErrors) {
         if cx.subresource == "status" {
-            return;
+            return job_validation::validate_status(errs, new);
         }
         job_validation::validate_update(errs, new, old);
     }

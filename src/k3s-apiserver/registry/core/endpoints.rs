@@ -5,8 +5,10 @@ use serde_json::{Value, json};
 
 use crate::registry::field::{FieldErrors, Path};
 use crate::registry::table::{age, column, name};
-use crate::registry::validate::{endpoint_ip, ip, one_of, port, problems};
-use crate::registry::value::{default_zero, int, key, list, list_mut, text};
+use crate::registry::validate::{
+    endpoint_ip, ip, label_problems, one_of, port, problems, qualified_problems, subdomain_problems,
+};
+use crate::registry::value::{default_zero, has, int, key, list, list_mut, text};
 use crate::registry::{AGE, Column, Cx, NAME, Object, Strategy};
 
 #[derive(Debug)]
@@ -79,11 +81,20 @@ fn validate(obj: &Object, errs: &mut FieldErrors) {
         }
         for (field, all) in [("addresses", ready), ("notReadyAddresses", not_ready)] {
             for (at, address) in all.iter().enumerate() {
-                let path = path.child(field).index(at).child("ip");
+                let here = path.child(field).index(at);
                 let written = text(address, "ip");
-                match ip(errs, &path, written) {
-                    Some(ip) => endpoint_ip(errs, &path, ip),
-                    None => errs.invalid(path, written, "must be a valid IP address"),
+                let found = ip(errs, &here.child("ip"), written);
+                let name = text(address, "hostname");
+                if !name.is_empty() {
+                    problems(errs, &here.child("hostname"), name, label_problems(name));
+                }
+                if has(address, "nodeName") {
+                    let name = text(address, "nodeName");
+                    problems(errs, &here.child("nodeName"), name, subdomain_problems(name));
+                }
+                match found {
+                    Some(ip) => endpoint_ip(errs, &here.child("ip"), ip),
+                    None => errs.invalid(here.child("ip"), written, "must be a valid IP address"),
                 }
             }
         }
@@ -94,11 +105,14 @@ fn validate(obj: &Object, errs: &mut FieldErrors) {
             if name.is_empty() && ports.len() > 1 {
                 errs.required(path.child("name"), "");
             } else if !name.is_empty() {
-                let found = crate::registry::validate::label_problems(name);
-                problems(errs, &path.child("name"), name, found);
+                problems(errs, &path.child("name"), name, label_problems(name));
             }
             port(errs, &path.child("port"), key(one, "port"));
             one_of(errs, &path.child("protocol"), key(one, "protocol"), &["SCTP", "TCP", "UDP"]);
+            if has(one, "appProtocol") {
+                let name = text(one, "appProtocol");
+                problems(errs, &path.child("appProtocol"), name, qualified_problems(name));
+            }
         }
     }
 }

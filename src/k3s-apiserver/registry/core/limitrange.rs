@@ -4,7 +4,7 @@ use std::collections::{BTreeSet, HashSet};
 
 use serde_json::{Map, Value};
 
-use super::resources::nano;
+use super::resources::{container_resource, is_no_overcommit, nano, resource_name};
 use crate::registry::field::{FieldErrors, Path};
 use crate::registry::validate::{problems, qualified_problems, spec};
 use crate::registry::value::{key, list, list_mut, map, object, text};
@@ -57,19 +57,26 @@ fn validate(obj: &Object, errs: &mut FieldErrors) {
     for (n, item) in list(obj, "spec.limits").iter().enumerate() {
         let path = spec().child("limits").index(n);
         let kind = text(item, "type");
-        problems(errs, &path.child("type"), kind, qualified_problems(kind));
-        if kind.is_empty() || !qualified_problems(kind).is_empty() {
-            continue;
+        let found = qualified_problems(kind);
+        let standard = matches!(kind, "Pod" | "Container" | "PersistentVolumeClaim");
+        if found.is_empty() && !kind.contains('/') && !standard {
+            let detail = "must be a standard limit type or fully qualified";
+            errs.invalid(path.child("type"), kind, detail);
         }
+        problems(errs, &path.child("type"), kind, found);
         if !types.insert(kind) {
             errs.duplicate(path.child("type"), kind);
         }
+        names(errs, &path, item, &["max", "min"]);
         if kind == "Pod" {
             for field in ["default", "defaultRequest"] {
                 if !map(item, field).is_empty() {
                     errs.forbidden(path.child(field), "may not be specified when `type` is 'Pod'");
                 }
             }
+        }
+        if kind != "Pod" {
+            names(errs, &path, item, &["default", "defaultRequest"]);
         }
         if kind == "PersistentVolumeClaim" {
             let has = |field: &str| map(item, field).contains_key("storage");
@@ -80,8 +87,31 @@ fn validate(obj: &Object, errs: &mut FieldErrors) {
                 );
             }
         }
+        names(errs, &path, item, &["maxLimitRequestRatio"]);
         item_values(errs, &path, item);
     }
+}
+
+/// The resources of some of an item's lists.
+fn names(errs: &mut FieldErrors, path: &Path, item: &Value, fields: &[&str]) {
+    let of_container = matches!(text(item, "type"), "Pod" | "Container");
+    for field in fields {
+        for name in map(item, field).keys() {
+            let path = path.child(field).key(name);
+            if of_container {
+                container_resource(errs, &path, name);
+            } else {
+                resource_name(errs, &path, name);
+            }
+        }
+    }
+}
+
+/// The ratio of the largest to the smallest, as upstream prints it.
+fn ratio_limit(max: &Value, min: &Value) -> Option<f64> {
+    let (max, min) = (nano(max)?, nano(min)?);
+    #[expect(clippy::cast_precision_loss, reason = "upstream compares floats too")]
+    Some(max as f64 / min as f64)
 }
 
 fn item_values(errs: &mut FieldErrors, path: &Path, item: &Value) {
@@ -145,14 +175,29 @@ fn item_values(errs: &mut FieldErrors, path: &Path, item: &Value) {
                 format!("default value {a} is greater than max value {b}"),
             );
         }
-        if let Some(ratio) = ratio
-            && nano(ratio) < Some(1_000_000_000)
+        if let Some(ratio) = ratio {
+            let (path, text) = (at("maxLimitRequestRatio"), shown(ratio));
+            if nano(ratio) < Some(1_000_000_000) {
+                errs.invalid(&path, ratio.clone(), format!("ratio {text} is less than 1"));
+            }
+            let most = max.zip(min).and_then(|(max, min)| ratio_limit(max, min));
+            #[expect(clippy::cast_precision_loss, reason = "upstream compares floats too")]
+            let wanted = nano(ratio).unwrap_or_default() as f64 / 1e9;
+            if let Some(most) = most.filter(|most| wanted > *most) {
+                let detail = format!("ratio {text} is greater than max/min = {most:.6}");
+                errs.invalid(path, ratio.clone(), detail);
+            }
+        }
+        if let (Some(default), Some(request)) = (default, request)
+            && is_no_overcommit(name)
+            && nano(default) != nano(request)
         {
-            errs.invalid(
-                at("maxLimitRequestRatio"),
-                ratio.clone(),
-                format!("ratio {} is less than 1", shown(ratio)),
+            let detail = format!(
+                "default value {} must equal to defaultRequest value {} in {name}",
+                shown(default),
+                shown(request)
             );
+            errs.invalid(at("defaultRequest"), request.clone(), detail);
         }
     }
 }

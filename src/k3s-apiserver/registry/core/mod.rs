@@ -6,12 +6,14 @@ pub(crate) mod event;
 pub(crate) mod limitrange;
 mod namespace;
 mod node;
-mod persistentvolume;
+pub(crate) mod persistentvolume;
 pub(crate) mod persistentvolumeclaim;
 mod pod;
 pub mod pod_binding;
+mod pod_status;
 mod pod_table;
 mod pod_update;
+mod pod_validation;
 pub(crate) mod pod_warnings;
 pub(crate) mod podspec;
 pub(crate) mod podspec_defaults;
@@ -25,7 +27,6 @@ pub(crate) mod service_alloc;
 mod service_table;
 mod service_validation;
 mod serviceaccount;
-pub(crate) mod spec_diff;
 
 use super::Strategy;
 

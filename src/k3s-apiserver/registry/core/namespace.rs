@@ -5,6 +5,7 @@ use serde_json::{Value, json};
 
 use crate::registry::field::{FieldErrors, Path};
 use crate::registry::table::{age, column, name};
+use crate::registry::validate::{problems, qualified_problems, spec};
 use crate::registry::value::{at, list, map, object, text};
 use crate::registry::{AGE, Column, Cx, Deletion, NAME, NameRule, Object, Selectable, Strategy};
 
@@ -47,7 +48,7 @@ impl Strategy for Namespace {
 
     fn validate(&self, _cx: &Cx<'_>, obj: &Object, errs: &mut FieldErrors) {
         security_labels(errs, obj, None);
-        finalizers(errs, obj);
+        finalizers(errs, obj, |_| spec().child("finalizers"));
     }
 
     fn validate_update(&self, cx: &Cx<'_>, new: &Object, old: &Object, errs: &mut FieldErrors) {
@@ -67,7 +68,9 @@ impl Strategy for Namespace {
             return;
         }
         security_labels(errs, new, Some(old));
-        finalizers(errs, new);
+        if cx.subresource == "finalize" {
+            finalizers(errs, new, |n| spec().child("finalizers").index(n));
+        }
     }
 
     fn selectable_fields(&self) -> &'static [Selectable] {
@@ -104,16 +107,14 @@ impl Strategy for Namespace {
     }
 }
 
-fn finalizers(errs: &mut FieldErrors, obj: &Object) {
+/// Finalizers of the spec; creation names the list, `finalize` the item.
+fn finalizers(errs: &mut FieldErrors, obj: &Object, path: impl Fn(usize) -> Path) {
     for (n, finalizer) in list(obj, "spec.finalizers").iter().enumerate() {
-        let text = finalizer.as_str().unwrap_or_default();
-        if text != "kubernetes" && !text.contains('/') {
-            let path = Path::new("spec").child("finalizers").index(n);
-            errs.invalid(
-                path,
-                text,
-                "name is neither a standard finalizer name nor is it fully qualified",
-            );
+        let (path, text) = (path(n), finalizer.as_str().unwrap_or_default());
+        problems(errs, &path, text, qualified_problems(text));
+        if !text.contains('/') && !matches!(text, "kubernetes" | "orphan" | "foregroundDeletion") {
+            let detail = "name is neither a standard finalizer name nor is it fully qualified";
+            errs.invalid(path, text, detail);
         }
     }
 }

@@ -5,6 +5,7 @@ use std::collections::HashSet;
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
+use super::resources::resource_value;
 use crate::registry::field::{FieldErrors, Path};
 use crate::registry::table::{age, column, condition, name, or, wide};
 use crate::registry::validate::{cidr, label_value_problems, problems, qualified_problems, spec};
@@ -46,21 +47,8 @@ impl Strategy for Node {
         validate(obj, errs);
     }
 
-    fn validate_update(&self, cx: &Cx<'_>, new: &Object, old: &Object, errs: &mut FieldErrors) {
-        if cx.subresource == "status" {
-            return;
-        }
-        let had = list(old, "spec.podCIDRs");
-        if !had.is_empty() && had != list(new, "spec.podCIDRs") {
-            let detail = "node updates may not change podCIDR except from \"\" to valid";
-            errs.forbidden(spec().child("podCIDRs"), detail);
-        }
-        let had = text(old, "spec.providerID");
-        if !had.is_empty() && had != text(new, "spec.providerID") {
-            let detail = "node updates may not change providerID except from \"\" to valid";
-            errs.forbidden(spec().child("providerID"), detail);
-        }
-        taints(errs, new);
+    fn validate_update(&self, _cx: &Cx<'_>, new: &Object, old: &Object, errs: &mut FieldErrors) {
+        update(errs, new, old);
     }
 
     fn selectable_fields(&self) -> &'static [Selectable] {
@@ -136,8 +124,49 @@ fn address<'a>(node: &'a Object, kind: &str) -> &'a str {
         .map_or("<none>", |address| text(address, "address"))
 }
 
+fn update(errs: &mut FieldErrors, new: &Object, old: &Object) {
+    resources(errs, new);
+    let addresses = list(new, "status.addresses");
+    for (n, address) in addresses.iter().enumerate() {
+        if addresses[..n].contains(address) {
+            let shown = format!(
+                "Duplicate value: {{\"Type\":{},\"Address\":{}}}",
+                key(address, "type"),
+                key(address, "address")
+            );
+            let path = Path::new("status").child("addresses").index(n);
+            errs.add("FieldValueDuplicate", path, shown);
+        }
+    }
+    let had = list(old, "spec.podCIDRs");
+    if !had.is_empty() && had != list(new, "spec.podCIDRs") {
+        let detail = "node updates may not change podCIDR except from \"\" to valid";
+        errs.forbidden(spec().child("podCIDRs"), detail);
+    }
+    let had = text(old, "spec.providerID");
+    if !had.is_empty() && had != text(new, "spec.providerID") {
+        let detail = "node updates may not change providerID except from \"\" to valid";
+        errs.forbidden(spec().child("providerID"), detail);
+    }
+    taints(errs, new);
+    if text(new, "spec.externalID") != text(old, "spec.externalID") {
+        errs.forbidden(spec().child("externalID"), "may not be updated");
+    }
+}
+
+/// What a node has: no less than nothing.
+fn resources(errs: &mut FieldErrors, node: &Object) {
+    for field in ["capacity", "allocatable"] {
+        for (name, value) in map(at(node, "status"), field) {
+            let path = Path::new("status").child(field).child(name);
+            resource_value(errs, &path, name, value);
+        }
+    }
+}
+
 fn validate(node: &Object, errs: &mut FieldErrors) {
     taints(errs, node);
+    resources(errs, node);
     let cidrs: Vec<&str> = texts(node, "spec.podCIDRs").collect();
     let path = spec().child("podCIDRs");
     let mut families = HashSet::new();
@@ -149,7 +178,12 @@ fn validate(node: &Object, errs: &mut FieldErrors) {
     }
     if twice || cidrs.len() > 2 {
         let shown = at(node, "spec.podCIDRs").clone();
-        errs.invalid(path, shown, "may specify no more than one CIDR for each IP family");
+        errs.invalid(&path, shown, "may specify no more than one CIDR for each IP family");
+    }
+    for (n, block) in cidrs.iter().enumerate() {
+        if cidrs[..n].contains(block) {
+            errs.duplicate(path.index(n), *block);
+        }
     }
 }
 

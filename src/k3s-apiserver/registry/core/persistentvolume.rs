@@ -3,13 +3,17 @@
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
-use super::podspec::{node_selector, volumes::shared_source};
+use super::pod_warnings::RENAMED;
+use super::podspec::{node_selector, persistent_source};
 use super::podspec_defaults::default_volume_source;
 use super::resources::nano;
 use crate::registry::field::{FieldErrors, Path};
+use crate::registry::internal::{Struct, diff, renamed};
 use crate::registry::table::{access_modes, age, column, name, or, wide};
 use crate::registry::validate::{immutable, problems, spec, subdomain_problems};
-use crate::registry::value::{at, at_mut, default, default_zero, has, key, map, text, texts};
+use crate::registry::value::{
+    at, at_mut, default, default_zero, has, key, list, list_mut, map, remove, text, texts,
+};
 use crate::registry::{AGE, Column, Cx, NAME, Object, Selectable, Strategy};
 
 pub(super) const MODES: &[&str] =
@@ -71,36 +75,26 @@ impl Strategy for PersistentVolume {
     }
 
     fn validate(&self, _cx: &Cx<'_>, obj: &Object, errs: &mut FieldErrors) {
-        validate_spec(errs, &spec(), at(obj, "spec"));
+        validate_spec(errs, &spec(), at(obj, "spec"), text(obj, "metadata.name"));
     }
 
     fn validate_update(&self, cx: &Cx<'_>, new: &Object, old: &Object, errs: &mut FieldErrors) {
         if cx.subresource == "status" {
             return;
         }
-        validate_spec(errs, &spec(), at(new, "spec"));
-        for source in SOURCES {
-            let path = format!("spec.{source}");
-            if at(new, &path) != at(old, &path) && *source != "csi" {
-                let detail = "spec.persistentvolumesource is immutable after creation";
-                errs.forbidden(spec().child("persistentvolumesource"), detail);
-                break;
-            }
-        }
-        immutable(
-            errs,
-            &Path::new("volumeMode"),
-            at(new, "spec.volumeMode"),
-            at(old, "spec.volumeMode"),
-        );
+        validate_spec(errs, &spec(), at(new, "spec"), text(new, "metadata.name"));
+        source_update(errs, at(new, "spec"), at(old, "spec"));
+        let path = Path::new("volumeMode");
+        immutable(errs, &path, at(new, "spec.volumeMode"), at(old, "spec.volumeMode"));
         let had = at(old, "spec.nodeAffinity");
-        if !had.is_null() && had != at(new, "spec.nodeAffinity") {
-            let shown = at(new, "spec.nodeAffinity").clone();
-            errs.invalid(
-                "nodeAffinity",
-                shown,
-                "field is immutable, except for updating from beta label to GA",
-            );
+        if !had.is_null() && !same_but_for_beta(had, at(new, "spec.nodeAffinity")) {
+            let shown = renamed(at(new, "spec.nodeAffinity"));
+            let detail = "field is immutable, except for updating from beta label to GA";
+            errs.invalid("nodeAffinity", shown, detail);
+        }
+        let class = "spec.volumeAttributesClassName";
+        if has(old, class) && !has(new, class) {
+            errs.forbidden(class, "update from non-nil value to nil is forbidden");
         }
     }
 
@@ -150,8 +144,38 @@ impl Strategy for PersistentVolume {
     }
 }
 
-/// The spec of a volume, as volume attachments have it inline too.
-pub(crate) fn validate_spec(errs: &mut FieldErrors, path: &Path, body: &Value) {
+/// Where a volume comes from stays; only the secret for its expansion may be told later.
+fn source_update(errs: &mut FieldErrors, new: &Value, old: &Value) {
+    let mut compared = new.clone();
+    let secret = "csi.controllerExpandSecretRef";
+    if has(old, "csi") && !has(old, secret) {
+        remove(&mut compared, secret);
+    }
+    if SOURCES.iter().any(|kind| key(&compared, kind) != key(old, kind)) {
+        let diff = diff(Struct::PersistentVolumeSource, old, &compared);
+        let detail = format!("spec.persistentvolumesource is immutable after creation\n{diff}");
+        errs.forbidden(spec().child("persistentvolumesource"), detail);
+    }
+}
+
+/// Whether two affinities differ in nothing but labels that have lost their beta.
+fn same_but_for_beta(old: &Value, new: &Value) -> bool {
+    let mut old = old.clone();
+    let terms = list(new, "required.nodeSelectorTerms");
+    for (term, now) in list_mut(&mut old, "required.nodeSelectorTerms").zip(terms) {
+        let now = list(now, "matchExpressions");
+        for (had, have) in list_mut(term, "matchExpressions").zip(now) {
+            let stable = RENAMED.iter().find(|(beta, _)| text(had, "key") == *beta);
+            if stable.is_some_and(|(_, stable)| text(have, "key") == *stable) {
+                had["key"] = have["key"].clone();
+            }
+        }
+    }
+    old == *new
+}
+
+/// The spec of a volume of this name.
+fn validate_spec(errs: &mut FieldErrors, path: &Path, body: &Value, volume: &str) {
     let modes: Vec<&str> = texts(body, "accessModes").collect();
     if modes.is_empty() {
         errs.required(path.child("accessModes"), "");
@@ -163,42 +187,25 @@ pub(crate) fn validate_spec(errs: &mut FieldErrors, path: &Path, body: &Value) {
         let valid = &["Delete", "Recycle", "Retain"];
         errs.not_supported(path.child("persistentVolumeReclaimPolicy"), policy, valid);
     }
-    if has(body, "nodeAffinity.required") {
-        node_selector(
-            errs,
-            &path.child("nodeAffinity").child("required"),
-            at(body, "nodeAffinity.required"),
-        );
+    if has(body, "nodeAffinity") {
+        let path = path.child("nodeAffinity").child("required");
+        match at(body, "nodeAffinity.required") {
+            Value::Null => errs.required(path, "must specify required node constraints"),
+            required => node_selector(errs, &path, required),
+        }
     }
     let mut count = 0;
     for kind in SOURCES.iter().filter(|kind| has(body, kind)) {
-        if count > 0 {
-            errs.forbidden(path.child(kind), "may not specify more than 1 volume type");
+        // Upstream's check of this one forgets to look whether there is another.
+        if count > 0 && *kind != "flexVolume" {
+            let shown = if *kind == "cephfs" { "cephFS" } else { kind };
+            errs.forbidden(path.child(shown), "may not specify more than 1 volume type");
             continue;
         }
         count += 1;
-        let source = key(body, kind);
-        let path_source = path.child(kind);
-        match *kind {
-            "csi" => {
-                for field in ["driver", "volumeHandle"] {
-                    if text(source, field).is_empty() {
-                        errs.required(path_source.child(field), "");
-                    }
-                }
-            }
-            "local" => {
-                if text(source, "path").is_empty() {
-                    errs.required(path_source.child("path"), "");
-                }
-                if !has(body, "nodeAffinity") {
-                    errs.required(
-                        path.child("nodeAffinity"),
-                        "Local volume requires node affinity",
-                    );
-                }
-            }
-            _ => shared_source(errs, &path_source, kind, source),
+        persistent_source(errs, path, kind, key(body, kind), volume);
+        if *kind == "local" && !has(body, "nodeAffinity") {
+            errs.required(path.child("nodeAffinity"), "Local volume requires node affinity");
         }
     }
     if count == 0 {
@@ -213,6 +220,66 @@ pub(crate) fn validate_spec(errs: &mut FieldErrors, path: &Path, body: &Value) {
         problems(errs, &path.child("storageClassName"), class, subdomain_problems(class));
     }
     mode(errs, path, body);
+    attributes_class(errs, path, body);
+}
+
+/// A class of attributes is for CSI volumes.
+fn attributes_class(errs: &mut FieldErrors, path: &Path, body: &Value) {
+    let class = text(body, "volumeAttributesClassName");
+    let here = path.child("volumeAttributesClassName");
+    if !has(body, "volumeAttributesClassName") {
+        return;
+    }
+    if class.is_empty() {
+        errs.required(here, "an empty string is disallowed");
+    } else {
+        problems(errs, &here, class, subdomain_problems(class));
+    }
+    if !has(body, "csi") {
+        errs.required(
+            path.child("csi"),
+            "has to be specified when using volumeAttributesClassName",
+        );
+    }
+}
+
+/// A spec inside a volume attachment: a CSI volume and nothing that belongs to a volume of its own.
+pub(crate) fn validate_inline(errs: &mut FieldErrors, path: &Path, body: &Value) {
+    let inline = "may not be specified in the context of inline volumes";
+    if has(body, "claimRef") {
+        errs.forbidden(path.child("claimRef"), inline);
+    }
+    if !map(body, "capacity").is_empty() {
+        errs.forbidden(path.child("capacity"), inline);
+    }
+    if !has(body, "csi") {
+        errs.required(path.child("csi"), "has to be specified in the context of inline volumes");
+    }
+    let modes: Vec<&str> = texts(body, "accessModes").collect();
+    if modes.is_empty() {
+        errs.required(path.child("accessModes"), "");
+    }
+    access(errs, &path.child("accessModes"), &modes);
+    if !matches!(text(body, "persistentVolumeReclaimPolicy"), "" | "Retain") {
+        let detail = "may only be Retain in the context of inline volumes";
+        errs.forbidden(path.child("persistentVolumeReclaimPolicy"), detail);
+    }
+    if has(body, "nodeAffinity") {
+        errs.forbidden(path.child("nodeAffinity"), inline);
+    }
+    match SOURCES.iter().find(|kind| has(body, kind)) {
+        Some(kind) => persistent_source(errs, path, kind, key(body, kind), ""),
+        None => errs.required(path, "must specify a volume type"),
+    }
+    if !text(body, "storageClassName").is_empty() {
+        errs.forbidden(path.child("storageClassName"), inline);
+    }
+    if has(body, "volumeMode") && text(body, "volumeMode") != "Filesystem" {
+        let detail =
+            "may not specify volumeMode other than Filesystem in the context of inline volumes";
+        errs.forbidden(path.child("volumeMode"), detail);
+    }
+    attributes_class(errs, path, body);
 }
 
 fn capacity(errs: &mut FieldErrors, path: &Path, body: &Value) {

@@ -5,14 +5,18 @@ use serde_json::{Value, json};
 
 use super::persistentvolume::{access, mode};
 use super::resources::nano;
-use super::spec_diff;
 use crate::registry::field::{FieldErrors, Path};
+use crate::registry::internal::{Struct, diff};
 use crate::registry::table::{access_modes, age, column, name, or, wide};
-use crate::registry::validate::{label_selector, problems, spec, subdomain_problems};
-use crate::registry::value::{at, at_mut, carry, default, has, is_zero, key, remove, text, texts};
+use crate::registry::validate::{
+    IMMUTABLE, immutable, label_problems, label_selector, problems, spec, subdomain_problems,
+};
+use crate::registry::value::{at, at_mut, carry, default, has, key, map, remove, text, texts};
 use crate::registry::{AGE, Column, Cx, NAME, Object, Selectable, Strategy};
 
 const FIXED: &str = "spec is immutable after creation except resources.requests and volumeAttributesClassName for bound claims";
+
+const BETA_CLASS: &str = "volume.beta.kubernetes.io/storage-class";
 
 #[derive(Debug)]
 pub(super) struct PersistentVolumeClaim;
@@ -139,47 +143,101 @@ pub(crate) fn validate_spec(errs: &mut FieldErrors, path: &Path, body: &Value) {
     }
     mode(errs, path, body);
     let (old, new) = (key(body, "dataSource"), key(body, "dataSourceRef"));
-    for (field, source) in [("dataSource", old), ("dataSourceRef", new)] {
-        if source.is_null() {
-            continue;
-        }
-        for part in ["name", "kind"] {
-            if text(source, part).is_empty() {
-                errs.required(path.child(field).child(part), "");
-            }
-        }
-    }
+    data_source(errs, &path.child("dataSource"), old);
+    data_source(errs, &path.child("dataSourceRef"), new);
     let parts =
         |source: &Value| ["apiGroup", "kind", "name"].map(|part| text(source, part).to_owned());
-    if !old.is_null() && !new.is_null() && parts(old) != parts(new) {
+    if old.is_null() || new.is_null() {
+    } else if !text(new, "namespace").is_empty() {
+        let detail = "may not be specified when dataSourceRef.namespace is specified";
+        errs.invalid(path, json!({}), detail);
+    } else if parts(old) != parts(new) {
         errs.invalid(path, json!({}), "must match dataSourceRef");
+    }
+    let class = text(body, "volumeAttributesClassName");
+    if !class.is_empty() {
+        problems(errs, &path.child("volumeAttributesClassName"), class, subdomain_problems(class));
     }
 }
 
-fn update(errs: &mut FieldErrors, new: &Object, old: &Object) {
-    let mut allowed = new.clone();
-    let unset = is_zero(at(old, "spec.storageClassName"));
-    if unset && !has(old, "spec.storageClassName") {
-        // A claim without a class may still get one, by a default made later.
-        remove(&mut allowed, "spec.storageClassName");
+fn data_source(errs: &mut FieldErrors, path: &Path, source: &Value) {
+    if source.is_null() {
+        return;
     }
-    if text(old, "spec.volumeName").is_empty() {
-        carry(old, &mut allowed, "spec.volumeName");
-    }
-    let bound = text(old, "status.phase") == "Bound";
-    let (size, had) =
-        (at(new, "spec.resources.requests.storage"), at(old, "spec.resources.requests.storage"));
-    if bound {
-        carry(old, &mut allowed, "spec.resources.requests");
-        carry(old, &mut allowed, "spec.volumeAttributesClassName");
-        let least = at(old, "status.capacity.storage");
-        if nano(size) < nano(had) && nano(size) < nano(least).or(nano(had)) {
-            let path = spec().child("resources").child("requests").child("storage");
-            errs.forbidden(path, "field can not be less than status.capacity");
+    for part in ["name", "kind"] {
+        if text(source, part).is_empty() {
+            errs.required(path.child(part), "");
         }
     }
-    if at(&allowed, "spec") != at(old, "spec") {
-        let diff = spec_diff::claim(at(old, "spec"), at(&allowed, "spec"));
+    let (group, kind) = (text(source, "apiGroup"), text(source, "kind"));
+    if group.is_empty() && kind != "PersistentVolumeClaim" {
+        let detail = "must be 'PersistentVolumeClaim' when referencing the default apiGroup";
+        errs.invalid(path, kind, detail);
+    }
+    if !group.is_empty() {
+        problems(errs, &path.child("apiGroup"), group, subdomain_problems(group));
+    }
+    let namespace = text(source, "namespace");
+    if !namespace.is_empty() {
+        problems(errs, &path.child("namespace"), namespace, label_problems(namespace));
+    }
+}
+
+/// A claim stays as it was made, but for its size, its class of attributes, and what it lacked.
+fn update(errs: &mut FieldErrors, new: &Object, old: &Object) {
+    let (mut now, mut before) = (at(new, "spec").clone(), at(old, "spec").clone());
+    if text(&before, "volumeName").is_empty() {
+        carry(&now, &mut before, "volumeName");
+    }
+    class_update(errs, &mut now, new, old);
+    let bound = text(new, "status.phase") == "Bound";
+    if bound && has(&now, "resources.requests") {
+        carry(at(old, "spec"), &mut now, "resources.requests.storage");
+    }
+    let class = "volumeAttributesClassName";
+    if bound && has(&now, class) {
+        carry(at(old, "spec"), &mut now, class);
+    }
+    if now != before {
+        let diff = diff(Struct::PersistentVolumeClaimSpec, &before, &now);
         errs.forbidden(spec(), format!("{FIXED}\n{diff}"));
+    }
+    let storage = "spec.resources.requests.storage";
+    let (size, had) = (nano(at(new, storage)), nano(at(old, storage)));
+    if size < had && size.or(Some(0)) <= nano(at(old, "status.capacity.storage")).or(Some(0)) {
+        errs.forbidden(storage, "field can not be less than status.capacity");
+    }
+    let mode = "spec.volumeMode";
+    immutable(errs, &Path::new("volumeMode"), at(new, mode), at(old, mode));
+    let class = "spec.volumeAttributesClassName";
+    match (at(old, class), at(new, class)) {
+        (Value::Null, _) => {}
+        (_, Value::Null) => errs.forbidden(class, "update from non-nil value to nil is forbidden"),
+        (had, now) if had != now && now == "" => {
+            errs.forbidden(class, "update from non-nil value to an empty string is forbidden");
+        }
+        _ => {}
+    }
+}
+
+/// A claim without a class may get one, by a default made later; an old annotation may become it.
+fn class_update(errs: &mut FieldErrors, now: &mut Value, new: &Object, old: &Object) {
+    let annotation = |obj: &Object| {
+        map(at(obj, "metadata"), "annotations")
+            .get(BETA_CLASS)
+            .and_then(Value::as_str)
+            .map(str::to_owned)
+    };
+    let (had, have) = (annotation(old), annotation(new));
+    let wanted = at(new, "spec.storageClassName").as_str();
+    let unset = !has(old, "spec.storageClassName");
+    let upgraded = unset && had.is_some() && wanted == had.as_deref();
+    if !(upgraded && (have.is_none() || have == had)) && had != have {
+        let shown = have.clone().unwrap_or_default();
+        let path = Path::new("metadata").child("annotations").child(BETA_CLASS);
+        errs.invalid(path, shown, IMMUTABLE);
+    }
+    if unset && wanted.is_some() && (had.is_none() || wanted == had.as_deref()) {
+        remove(now, "storageClassName");
     }
 }

@@ -3,10 +3,9 @@
 use serde_json::{Value, json};
 
 use super::resources::qos_class;
-use super::{pod_table, pod_update, pod_warnings, podspec_defaults};
+use super::{pod_status, pod_table, pod_update, pod_validation, pod_warnings, podspec_defaults};
 use crate::registry::field::FieldErrors;
-use crate::registry::validate::spec;
-use crate::registry::value::{at, carry, has, int, list, set, text};
+use crate::registry::value::{at, carry, has, int, key, list, remove, set, text};
 use crate::registry::{Column, Cx, Deletion, Object, Selectable, Strategy};
 
 #[derive(Debug)]
@@ -39,11 +38,8 @@ impl Strategy for Pod {
     }
 
     fn validate(&self, _cx: &Cx<'_>, obj: &Object, errs: &mut FieldErrors) {
-        super::podspec::validate(errs, &spec(), at(obj, "spec"), super::podspec::Of::Pod);
-        if has(obj, "spec.ephemeralContainers") && !list(obj, "spec.ephemeralContainers").is_empty()
-        {
-            errs.forbidden(spec().child("ephemeralContainers"), "cannot be set on create");
-        }
+        pod_validation::validate(errs, obj);
+        pod_validation::validate_create(errs, obj);
     }
 
     fn prepare_for_update(&self, cx: &Cx<'_>, new: &mut Object, old: &Object) {
@@ -59,20 +55,24 @@ impl Strategy for Pod {
             }
             "ephemeralcontainers" => {
                 let containers = at(new, "spec.ephemeralContainers").clone();
-                new["spec"] = old["spec"].clone();
-                if !containers.is_null() {
+                *new = with_metadata_of(old, new);
+                if containers.is_null() {
+                    remove(new, "spec.ephemeralContainers");
+                } else {
                     new["spec"]["ephemeralContainers"] = containers;
                 }
-                new["status"] = old["status"].clone();
             }
-            "resize" => new["status"] = old["status"].clone(),
+            "resize" => {
+                let asked = std::mem::replace(new, with_metadata_of(old, new));
+                take_resources(new, &asked);
+            }
             _ => mirror_names(new),
         }
     }
 
     fn validate_update(&self, cx: &Cx<'_>, new: &Object, old: &Object, errs: &mut FieldErrors) {
         match cx.subresource {
-            "status" => pod_update::validate_status(errs, new, old),
+            "status" => pod_status::validate(errs, new, old),
             "ephemeralcontainers" => pod_update::validate_ephemeral(errs, new, old),
             "resize" => pod_update::validate_resize(errs, new, old),
             _ => pod_update::validate(errs, new, old),
@@ -142,4 +142,36 @@ fn mirror_names(pod: &mut Object) {
         set(pod, "spec.serviceAccountName", name.as_str());
         set(pod, "spec.serviceAccount", name);
     }
+}
+
+/// The old pod, with what the generic part of an update has seen to.
+fn with_metadata_of(old: &Object, new: &Object) -> Object {
+    let mut out = old.clone();
+    for field in ["resourceVersion", "managedFields"] {
+        carry(new, &mut out, &format!("metadata.{field}"));
+    }
+    out
+}
+
+/// A resize changes the resources of containers and how they take a change, and nothing else.
+fn take_resources(pod: &mut Object, asked: &Object) {
+    for kind in ["containers", "initContainers"] {
+        let path = format!("spec.{kind}");
+        let wanted = list(asked, &path);
+        for container in crate::registry::value::list_mut(pod, &path) {
+            let name = text(container, "name").to_owned();
+            let Some(wanted) = wanted.iter().find(|other| text(other, "name") == name) else {
+                continue;
+            };
+            for field in ["resources", "resizePolicy"] {
+                match key(wanted, field) {
+                    Value::Null => remove(container, field),
+                    value => container
+                        .as_object_mut()
+                        .and_then(|members| members.insert(field.to_owned(), value.clone())),
+                };
+            }
+        }
+    }
+    carry(asked, pod, "spec.resources");
 }

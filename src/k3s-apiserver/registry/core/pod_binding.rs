@@ -5,7 +5,7 @@ use serde_json::{Map, Value, json};
 
 use crate::registry::Object;
 use crate::registry::field::{FieldErrors, Path};
-use crate::registry::value::{at, has, key, list, map, object, set, text};
+use crate::registry::value::{has, key, list, map, object, set, text};
 
 /// Why a pod cannot be bound.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -77,7 +77,6 @@ fn scheduled(pod: &mut Object, now: Timestamp) {
         "status": "True",
         "lastProbeTime": null,
         "lastTransitionTime": format!("{now:.0}"),
-        "observedGeneration": at(pod, "metadata.generation"),
     });
     let mut conditions = list(pod, "status.conditions").to_vec();
     conditions.retain(|have| key(have, "type") != "PodScheduled");

@@ -8,7 +8,7 @@ use crate::registry::Object;
 use crate::registry::value::{at, key, list, map, text};
 
 /// Node labels that were renamed: old, new.
-const RENAMED: &[(&str, &str)] = &[
+pub(super) const RENAMED: &[(&str, &str)] = &[
     ("beta.kubernetes.io/arch", "kubernetes.io/arch"),
     ("beta.kubernetes.io/os", "kubernetes.io/os"),
     ("failure-domain.beta.kubernetes.io/region", "topology.kubernetes.io/region"),

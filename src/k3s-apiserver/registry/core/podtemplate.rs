@@ -66,19 +66,12 @@ pub(crate) fn default_template(owner: &mut Object, path: &str) {
     }
 }
 
-/// Labels, annotations and spec of a pod template.
+/// Labels, annotations and spec of a pod template; upstream leaves `metadata` out of their paths.
 pub(crate) fn validate_template(errs: &mut FieldErrors, path: &Path, template: &Value) {
-    let meta = path.child("metadata");
-    validate::labels(errs, &meta.child("labels"), at(template, "metadata.labels"));
-    for name in map(template, "metadata.annotations").keys() {
-        let lower = name.to_lowercase();
-        validate::problems(
-            errs,
-            &meta.child("annotations"),
-            name,
-            validate::qualified_problems(&lower),
-        );
-    }
+    validate::labels(errs, &path.child("labels"), at(template, "metadata.labels"));
+    let here = path.child("annotations");
+    crate::registry::meta::annotations(&here, at(template, "metadata.annotations"), errs);
+    super::pod_validation::annotations(errs, &here, template);
     podspec::validate(errs, &path.child("spec"), at(template, "spec"), Of::Template);
     if !crate::registry::value::list(template, "spec.ephemeralContainers").is_empty() {
         let path = path.child("spec").child("ephemeralContainers");

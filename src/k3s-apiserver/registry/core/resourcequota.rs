@@ -3,12 +3,13 @@
 use std::collections::HashSet;
 
 use jiff::Timestamp;
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 
-use super::resources::{is_standard, resource_value};
-use crate::registry::field::FieldErrors;
+use super::resources::{is_standard, resource_name, resource_value};
+use crate::registry::field::{FieldErrors, Path};
+use crate::registry::internal::renamed;
 use crate::registry::table::{age, column, name};
-use crate::registry::validate::{IMMUTABLE, problems, qualified_problems, spec};
+use crate::registry::validate::{IMMUTABLE, spec};
 use crate::registry::value::{at, list, map, text, texts};
 use crate::registry::{AGE, Column, Cx, NAME, Object, Strategy};
 
@@ -21,6 +22,10 @@ const SCOPES: &[&str] = &[
     "Terminating",
     "VolumeAttributesClass",
 ];
+
+const CONFLICTS: [[&str; 2]; 2] =
+    [["BestEffort", "NotBestEffort"], ["Terminating", "NotTerminating"]];
+const EXISTS: &str = "must be 'Exists' when scope is any of ResourceQuotaScopeTerminating, ResourceQuotaScopeNotTerminating, ResourceQuotaScopeBestEffort, ResourceQuotaScopeNotBestEffort or ResourceQuotaScopeCrossNamespacePodAffinity";
 
 #[derive(Debug)]
 pub(super) struct ResourceQuota;
@@ -36,6 +41,10 @@ impl Strategy for ResourceQuota {
 
     fn validate_update(&self, cx: &Cx<'_>, new: &Object, old: &Object, errs: &mut FieldErrors) {
         if cx.subresource == "status" {
+            for field in ["hard", "used"] {
+                let path = Path::new("status").child(field);
+                quantities(errs, &path, map(at(new, "status"), field));
+            }
             return;
         }
         validate(new, errs);
@@ -64,28 +73,42 @@ impl Strategy for ResourceQuota {
 }
 
 fn validate(obj: &Object, errs: &mut FieldErrors) {
-    for (name, value) in map(obj, "spec.hard") {
-        let path = spec().child("hard").key(name);
-        problems(errs, &path, name, qualified_problems(name));
-        if !name.contains('/') && !is_standard(name) {
-            errs.invalid(
-                path.clone(),
-                name.as_str(),
-                "must be a standard resource type or fully qualified",
-            );
-            errs.invalid(path.clone(), name.as_str(), "must be a standard resource for quota");
+    quantities(errs, &spec().child("hard"), map(obj, "spec.hard"));
+    scopes(errs, obj);
+    scope_selector(errs, obj);
+}
+
+fn quantities(errs: &mut FieldErrors, path: &Path, list: &Map<String, Value>) {
+    for (name, value) in list {
+        let path = path.key(name);
+        resource_name(errs, &path, name);
+        // A claim's size is counted as what it requests.
+        if !name.contains('/') && (!is_standard(name) || name == "storage") {
+            errs.invalid(&path, name.as_str(), "must be a standard resource for quota");
         }
         resource_value(errs, &path, name, value);
     }
-    scopes(errs, obj);
+}
+
+fn scope_selector(errs: &mut FieldErrors, obj: &Object) {
+    let path = spec().child("scopeSelector").child("matchExpressions");
+    let mut seen = Vec::new();
     for term in list(obj, "spec.scopeSelector.matchExpressions") {
-        let path = spec().child("scopeSelector").child("matchExpressions");
-        let scope = text(term, "scopeName");
+        let (scope, operator) = (text(term, "scopeName"), text(term, "operator"));
+        let values = list(term, "values");
         if !SCOPES.contains(&scope) {
             errs.invalid(path.child("scopeName"), scope, "unsupported scope");
         }
-        let operator = text(term, "operator");
-        let values = list(term, "values");
+        for resource in map(obj, "spec.hard").keys() {
+            if SCOPES.contains(&scope) && is_standard(resource) && !scope_fits(scope, resource) {
+                let shown = renamed(at(obj, "spec.scopeSelector"));
+                errs.invalid(&path, shown, "unsupported scope applied to resource");
+            }
+        }
+        let by_value = matches!(scope, "PriorityClass" | "VolumeAttributesClass");
+        if SCOPES.contains(&scope) && !by_value && operator != "Exists" {
+            errs.invalid(path.child("operator"), operator, EXISTS);
+        }
         match operator {
             "In" | "NotIn" if values.is_empty() => {
                 errs.required(path.child("values"), "must be at least one value when `operator` is 'In' or 'NotIn' for scope selector");
@@ -95,6 +118,12 @@ fn validate(obj: &Object, errs: &mut FieldErrors) {
             }
             "In" | "NotIn" | "Exists" | "DoesNotExist" => {}
             _ => errs.invalid(path.child("operator"), operator, "not a valid selector operator"),
+        }
+        seen.push(scope);
+    }
+    for pair in CONFLICTS {
+        if pair.iter().all(|scope| seen.contains(scope)) {
+            errs.invalid(&path, at(obj, "spec.scopes").clone(), "conflicting scopes");
         }
     }
 }
@@ -114,7 +143,7 @@ fn scopes(errs: &mut FieldErrors, obj: &Object) {
             }
         }
     }
-    for pair in [["BestEffort", "NotBestEffort"], ["Terminating", "NotTerminating"]] {
+    for pair in CONFLICTS {
         if pair.iter().all(|scope| scopes.contains(scope)) {
             errs.invalid(path.clone(), shown.clone(), "conflicting scopes");
         }

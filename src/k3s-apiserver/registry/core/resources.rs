@@ -251,57 +251,134 @@ fn is_native(name: &str) -> bool {
 
 /// Resources of a container: `resources` at the path.
 pub(crate) fn validate_resources(errs: &mut FieldErrors, path: &Path, resources: &Value) {
-    let limits = map(resources, "limits");
+    requirements(errs, path, resources, container_resource);
+}
+
+/// Resources of a whole pod, and that its containers fit into them.
+pub(crate) fn validate_pod_resources(errs: &mut FieldErrors, path: &Path, spec: &Value) {
+    let resources = key(spec, "resources");
+    if resources.is_null() {
+        return;
+    }
+    if has(resources, "claims") {
+        let detail = "claims cannot be set for Resources at pod-level";
+        errs.forbidden(path.child("claims"), detail);
+    }
+    requirements(errs, path, resources, pod_resource);
+    let shown = |value: &Value| value.as_str().unwrap_or("0").to_owned();
+    let containers = serde_json::json!({
+        "containers": key(spec, "containers"), "initContainers": key(spec, "initContainers"),
+    });
+    for (name, total) in pod_total(&containers, "requests") {
+        let asked = key(key(resources, "requests"), &name);
+        if nano(&total) > nano(asked).or(Some(0)) {
+            let detail = format!(
+                "must be greater than or equal to aggregate container requests of {}",
+                shown(&total)
+            );
+            errs.invalid(path.child("requests").key(&name), shown(asked), detail);
+        }
+    }
+    for (at, container) in list(spec, "containers").iter().enumerate() {
+        for (name, limit) in map(key(container, "resources"), "limits") {
+            let most = key(key(resources, "limits"), name);
+            if !most.is_null() && nano(limit) > nano(most) {
+                let path = path.child("containers").index(at).key(name).child("limits");
+                let detail = format!("must be less than or equal to pod limits of {}", shown(most));
+                errs.invalid(path, limit.clone(), detail);
+            }
+        }
+    }
+}
+
+type NameCheck = fn(&mut FieldErrors, &Path, &str);
+
+fn requirements(errs: &mut FieldErrors, path: &Path, resources: &Value, name_check: NameCheck) {
+    let (limits, requests) = (map(resources, "limits"), map(resources, "requests"));
     for (name, value) in limits {
         let path = path.child("limits").key(name);
-        container_resource(errs, &path, name);
+        name_check(errs, &path, name);
         resource_value(errs, &path, name, value);
+        whole_pages(errs, &path, name, value);
     }
-    for (name, value) in map(resources, "requests") {
-        let path = path.child("requests").key(name);
-        container_resource(errs, &path, name);
-        resource_value(errs, &path, name, value);
+    for (name, value) in requests {
+        let here = path.child("requests").key(name);
+        name_check(errs, &here, name);
+        resource_value(errs, &here, name, value);
         match limits.get(name) {
-            Some(limit) => {
-                let same = nano(limit) == nano(value);
-                if !same && is_no_overcommit(name) {
-                    let detail = format!(
-                        "must be equal to {name} limit of {}",
-                        limit.as_str().unwrap_or_default()
-                    );
-                    errs.invalid(path.clone(), value.clone(), detail);
-                } else if nano(value) > nano(limit) {
-                    let detail = format!(
-                        "must be less than or equal to {name} limit of {}",
-                        limit.as_str().unwrap_or_default()
-                    );
-                    errs.invalid(path.clone(), value.clone(), detail);
-                }
-            }
+            Some(limit) => at_most(errs, &path.child("requests"), name, value, limit),
             None if is_no_overcommit(name) => {
-                errs.required(path.clone(), "Limit must be set for non overcommitable resources");
+                let detail = "Limit must be set for non overcommitable resources";
+                errs.required(path.child("limits"), detail);
             }
             None => {}
         }
+        whole_pages(errs, &here, name, value);
+    }
+    let any = |wanted: fn(&str) -> bool| limits.keys().chain(requests.keys()).any(|n| wanted(n));
+    if any(|name| name.starts_with("hugepages-")) && !any(|name| matches!(name, "cpu" | "memory")) {
+        errs.forbidden(path, "HugePages require cpu or memory");
     }
 }
 
-fn is_no_overcommit(name: &str) -> bool {
+/// A request and its limit; what cannot be overcommitted must be asked for as it is limited.
+fn at_most(errs: &mut FieldErrors, path: &Path, name: &str, value: &Value, limit: &Value) {
+    let shown = limit.as_str().unwrap_or_default();
+    if nano(limit) != nano(value) && is_no_overcommit(name) {
+        let detail = format!("must be equal to {name} limit of {shown}");
+        errs.invalid(path, value.clone(), detail);
+    } else if nano(value) > nano(limit) {
+        let detail = format!("must be less than or equal to {name} limit of {shown}");
+        errs.invalid(path, value.clone(), detail);
+    }
+}
+
+/// Huge pages come whole.
+fn whole_pages(errs: &mut FieldErrors, path: &Path, name: &str, value: &Value) {
+    let size = name.strip_prefix("hugepages-").and_then(|size| nano(&Value::from(size)));
+    if let (Some(size), Some(nanos)) = (size, nano(value))
+        && size > 0
+        && nanos % size != 0
+    {
+        let shown = value.as_str().unwrap_or_default();
+        let detail = format!("{shown} is not positive integer multiple of {name}");
+        errs.invalid(path, shown, detail);
+    }
+}
+
+/// Must a resource be asked for as it is limited?
+pub(crate) fn is_no_overcommit(name: &str) -> bool {
     is_extended(name) || name.starts_with("hugepages-")
 }
 
-fn container_resource(errs: &mut FieldErrors, path: &Path, name: &str) {
+/// A name of a resource: qualified, and known when it has no domain. Tells whether it is fine.
+pub(crate) fn resource_name(errs: &mut FieldErrors, path: &Path, name: &str) -> bool {
+    let before = errs.0.len();
     problems(errs, path, name, qualified_problems(name));
+    if errs.0.len() == before && !name.contains('/') && !is_standard(name) {
+        errs.invalid(path, name, "must be a standard resource type or fully qualified");
+    }
+    errs.0.len() == before
+}
+
+/// A resource that a container may have.
+pub(crate) fn container_resource(errs: &mut FieldErrors, path: &Path, name: &str) {
+    resource_name(errs, path, name);
+    let known =
+        matches!(name, "cpu" | "memory" | "ephemeral-storage") || name.starts_with("hugepages-");
     if !name.contains('/') {
-        let known = matches!(name, "cpu" | "memory" | "ephemeral-storage")
-            || name.starts_with("hugepages-");
         if !known {
-            let text = "must be a standard resource type or fully qualified";
-            if !is_standard(name) {
-                errs.invalid(path, name, text);
-            }
             errs.invalid(path, name, "must be a standard resource for containers");
         }
+    } else if !is_native(name) && !is_extended(name) {
+        errs.invalid(path, name, "doesn't follow extended resource name standard");
+    }
+}
+
+fn pod_resource(errs: &mut FieldErrors, path: &Path, name: &str) {
+    let known = matches!(name, "cpu" | "memory") || name.starts_with("hugepages-");
+    if resource_name(errs, path, name) && !known {
+        errs.not_supported(path, name, &["cpu", "hugepages-", "memory"]);
     }
 }
 

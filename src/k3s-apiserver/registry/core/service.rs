@@ -4,6 +4,7 @@ use jiff::Timestamp;
 use serde_json::{Value, json};
 
 use super::{service_alloc, service_table, service_validation};
+use crate::companions::{self, Companion};
 use crate::registry::field::FieldErrors;
 use crate::registry::value::{
     at, at_mut, carry, default, default_zero, has, is_zero, key, list, list_mut, remove, set, text,
@@ -109,6 +110,10 @@ impl Strategy for Service {
         errs: &mut FieldErrors,
     ) -> Guard {
         service_alloc::allocate(cx.cluster, obj, old, errs, cx.dry_run)
+    }
+
+    fn companions(&self, obj: &Object) -> Vec<Companion> {
+        companions::of_service(obj)
     }
 
     fn name_rule(&self) -> NameRule {

@@ -8,7 +8,7 @@ use super::service::external;
 use crate::registry::Object;
 use crate::registry::field::{FieldErrors, Path};
 use crate::registry::validate::{
-    cidr, endpoint_ip, ip, label_problems, labels, port, port_or_name, problems,
+    IMMUTABLE, cidr, endpoint_ip, ip, label_problems, labels, one_of, port, port_or_name, problems,
     qualified_problems, spec, subdomain_problems,
 };
 use crate::registry::value::{at, has, int, is_zero, key, list, text, texts};
@@ -17,6 +17,7 @@ const TYPES: &[&str] = &["ClusterIP", "ExternalName", "LoadBalancer", "NodePort"
 const PROTOCOLS: &[&str] = &["SCTP", "TCP", "UDP"];
 
 pub(super) fn validate(errs: &mut FieldErrors, obj: &Object) {
+    topology_mode(errs, obj);
     let (path, body) = (spec(), at(obj, "spec"));
     let kind = text(body, "type");
     let headless = texts(body, "clusterIPs").next() == Some("None");
@@ -47,11 +48,48 @@ pub(super) fn validate(errs: &mut FieldErrors, obj: &Object) {
         errs.not_supported(path.child("type"), kind, TYPES);
     }
     node_ports(errs, &path.child("ports"), body);
-    for (n, range) in texts(body, "loadBalancerSourceRanges").enumerate() {
-        cidr(errs, &path.child("loadBalancerSourceRanges").index(n), range.trim());
-    }
+    source_ranges(errs, &path, obj);
     load_balancer(errs, &path, body);
     traffic_policies(errs, &path, body);
+}
+
+/// The old and the new annotation for topology aware routing say the same.
+fn topology_mode(errs: &mut FieldErrors, obj: &Object) {
+    const OLD: &str = "service.kubernetes.io/topology-aware-hints";
+    const NEW: &str = "service.kubernetes.io/topology-mode";
+    let annotations = at(obj, "metadata.annotations");
+    let (old, new) = (key(annotations, OLD), key(annotations, NEW));
+    if !old.is_null() && !new.is_null() && old != new {
+        let path = Path::new("metadata").child("annotations").key(NEW);
+        errs.invalid(
+            path,
+            new.clone(),
+            format!("must match annotations[{OLD}] when both are specified"),
+        );
+    }
+}
+
+/// Whom a load balancer lets in, by the field or by the annotation that was before it.
+fn source_ranges(errs: &mut FieldErrors, path: &Path, obj: &Object) {
+    const ANNOTATION: &str = "service.beta.kubernetes.io/load-balancer-source-ranges";
+    let listed: Vec<&str> = texts(obj, "spec.loadBalancerSourceRanges").collect();
+    let annotated = key(at(obj, "metadata.annotations"), ANNOTATION).as_str();
+    let (path, ranges) = match (listed.is_empty(), annotated) {
+        (true, None) => return,
+        (true, Some(text)) => {
+            let ranges = text.split(',').filter(|_| !text.trim().is_empty()).collect();
+            (Path::new("metadata").child("annotations").key(ANNOTATION), ranges)
+        }
+        (false, _) => (path.child("LoadBalancerSourceRanges"), listed),
+    };
+    if text(obj, "spec.type") != "LoadBalancer" {
+        errs.forbidden(&path, "may only be used when `type` is 'LoadBalancer'");
+    }
+    let field = has(obj, "spec.loadBalancerSourceRanges");
+    for (n, range) in ranges.iter().enumerate() {
+        let here = if field { path.index(n) } else { path.clone() };
+        cidr(errs, &here, range.trim());
+    }
 }
 
 fn external_name(errs: &mut FieldErrors, path: &Path, body: &Value) {
@@ -131,46 +169,79 @@ fn affinity(errs: &mut FieldErrors, path: &Path, body: &Value) {
     } else if !matches!(kind, "ClientIP" | "None") {
         errs.not_supported(path.child("sessionAffinity"), kind, &["ClientIP", "None"]);
     }
-    if kind == "ClientIP" {
-        let seconds =
-            int(body, "sessionAffinityConfig.clientIP.timeoutSeconds").unwrap_or_default();
+    let config = key(body, "sessionAffinityConfig");
+    let here = path.child("sessionAffinityConfig");
+    if kind == "None" && !config.is_null() {
+        errs.forbidden(here, "must not be set when session affinity is None");
+    } else if kind == "ClientIP" {
+        let seconds = int(config, "clientIP.timeoutSeconds").unwrap_or_default();
         if !(1..=86400).contains(&seconds) {
-            let path =
-                path.child("sessionAffinityConfig").child("clientIP").child("timeoutSeconds");
+            let path = here.child("clientIP").child("timeoutSeconds");
             errs.invalid(path, seconds, "must be greater than 0 and less than 86400");
         }
     }
 }
 
+/// Addresses, families and the policy that says how many of them.
 fn cluster_ips(errs: &mut FieldErrors, path: &Path, body: &Value) {
-    let ips: Vec<&str> = texts(body, "clusterIPs").collect();
-    for (n, written) in ips.iter().enumerate() {
-        let path = path.child("clusterIPs").index(n);
-        if *written == "None" {
-            if n > 0 {
-                errs.invalid(path, *written, "'None' must be the first and only value");
-            }
-            continue;
+    if text(body, "type") == "ExternalName" {
+        return;
+    }
+    let (one, ips) = (text(body, "clusterIP"), texts(body, "clusterIPs").collect::<Vec<_>>());
+    let here = path.child("clusterIPs");
+    let shown = || key(body, "clusterIPs").clone();
+    match (one.is_empty(), ips.first()) {
+        (false, None) => errs.required(&here, ""),
+        (false, Some(first)) if *first != one => {
+            errs.invalid(&here, shown(), "first value must match `clusterIP`");
         }
-        ip(errs, &path, written);
-    }
-    if ips.len() > 2 {
-        let shown = key(body, "clusterIPs").clone();
-        errs.invalid(path.child("clusterIPs"), shown, "may only hold up to 2 values");
-    }
-    let policy = text(body, "ipFamilyPolicy");
-    if has(body, "ipFamilyPolicy")
-        && !matches!(policy, "PreferDualStack" | "RequireDualStack" | "SingleStack")
-    {
-        let valid = &["PreferDualStack", "RequireDualStack", "SingleStack"];
-        errs.not_supported(path.child("ipFamilyPolicy"), policy, valid);
+        (true, Some(_)) => {
+            errs.invalid(&here, shown(), "must be empty when `clusterIP` is not specified");
+        }
+        _ => {}
     }
     let families: Vec<&str> = texts(body, "ipFamilies").collect();
     for (n, family) in families.iter().enumerate() {
+        let path = path.child("ipFamilies").index(n);
         if !matches!(*family, "IPv4" | "IPv6") {
-            errs.not_supported(path.child("ipFamilies").index(n), *family, &["IPv4", "IPv6"]);
-        } else if families[..n].contains(family) {
-            errs.duplicate(path.child("ipFamilies").index(n), *family);
+            errs.not_supported(&path, *family, &["IPv4", "IPv6"]);
+        }
+        if families[..n].contains(family) {
+            errs.duplicate(path, *family);
+        }
+    }
+    if has(body, "ipFamilyPolicy") {
+        let valid = &["PreferDualStack", "RequireDualStack", "SingleStack"];
+        one_of(errs, &path.child("ipFamilyPolicy"), key(body, "ipFamilyPolicy"), valid);
+    }
+    let mut bad = false;
+    let mut parsed = Vec::new();
+    for (n, written) in ips.iter().enumerate() {
+        if n == 0 && *written == "None" {
+            if ips.len() > 1 {
+                bad = true;
+                errs.invalid(&here, shown(), "'None' must be the first and only value");
+            }
+            continue;
+        }
+        let ip = ip(errs, &here.index(n), written);
+        bad |= ip.is_none();
+        parsed.extend(ip);
+    }
+    if ips.len() > 2 {
+        errs.invalid(&here, shown(), "may only hold up to 2 values");
+    }
+    if bad {
+        return;
+    }
+    if ips.len() > 1 && parsed.iter().filter(|ip| ip.is_ipv4()).count() != 1 {
+        let detail = "may specify no more than one IP for each IP family";
+        errs.invalid(&here, shown(), detail);
+    }
+    for (n, (ip, family)) in parsed.iter().zip(&families).enumerate() {
+        if matches!((*family, ip.is_ipv4()), ("IPv4", false) | ("IPv6", true)) {
+            let detail = format!("expected an {family} value as indicated by `ipFamilies[{n}]`");
+            errs.invalid(here.index(n), ips[n], detail);
         }
     }
 }
@@ -210,6 +281,10 @@ fn traffic_policies(errs: &mut FieldErrors, path: &Path, body: &Value) {
             "may only be set when `type` is 'LoadBalancer' and `externalTrafficPolicy` is 'Local'";
         errs.invalid(path.child("healthCheckNodePort"), number, detail);
     }
+    if number != 0 && !(1..=65535).contains(&number) {
+        let detail = "must be between 1 and 65535, inclusive";
+        errs.invalid(path.child("healthCheckNodePort"), number, detail);
+    }
     let policy = text(body, "internalTrafficPolicy");
     if has(body, "internalTrafficPolicy") && !matches!(policy, "Cluster" | "Local") {
         errs.not_supported(path.child("internalTrafficPolicy"), policy, &["Cluster", "Local"]);
@@ -223,33 +298,97 @@ fn traffic_policies(errs: &mut FieldErrors, path: &Path, body: &Value) {
     }
 }
 
-/// A cluster IP may not change while the service keeps needing one.
+/// Addresses and families stay; a second one may come, or go when the policy says so.
 pub(super) fn validate_update(errs: &mut FieldErrors, new: &Object, old: &Object) {
     let external_name = |obj: &Object| text(obj, "spec.type") == "ExternalName";
-    if external_name(new) || external_name(old) {
-        return;
+    if !external_name(new) && !external_name(old) {
+        stacks(errs, new, old);
     }
-    let had = list(old, "spec.clusterIPs").first();
-    if had.is_some() && had != list(new, "spec.clusterIPs").first() {
-        let shown = at(new, "spec.clusterIPs").clone();
-        errs.invalid(spec().child("clusterIPs").index(0), shown, "may not change once set");
+    let balanced = |obj: &Object| text(obj, "spec.type") == "LoadBalancer";
+    let class = "spec.loadBalancerClass";
+    if balanced(new) && balanced(old) && at(new, class) != at(old, class) {
+        errs.invalid(class, at(new, class).clone(), "may not change once set");
     }
-    let class = at(old, "spec.loadBalancerClass");
-    let both = text(new, "spec.type") == "LoadBalancer" && text(old, "spec.type") == "LoadBalancer";
-    if both && class != at(new, "spec.loadBalancerClass") {
-        let shown = at(new, "spec.loadBalancerClass").clone();
-        errs.invalid(spec().child("loadBalancerClass"), shown, "may not change once set");
+    if super::service_alloc::needs_health_check(old)
+        && super::service_alloc::needs_health_check(new)
+        && int(new, "spec.healthCheckNodePort") != int(old, "spec.healthCheckNodePort")
+    {
+        errs.forbidden(spec().child("healthCheckNodePort"), IMMUTABLE);
+    }
+}
+
+fn stacks(errs: &mut FieldErrors, new: &Object, old: &Object) {
+    let headless = |obj: &Object| {
+        let ips: Vec<&str> = texts(obj, "spec.clusterIPs").collect();
+        ips == ["None"]
+    };
+    let single = text(new, "spec.ipFamilyPolicy") == "SingleStack";
+    let policy = |errs: &mut FieldErrors, what: &str| {
+        let shown = at(new, "spec.ipFamilyPolicy").clone();
+        let detail = format!("must be set to 'SingleStack' when releasing the secondary {what}");
+        errs.invalid(spec().child("ipFamilyPolicy"), shown, detail);
+    };
+    let both_headless = headless(new) && headless(old);
+    let same_kind = headless(new) == headless(old);
+    for (field, what) in [("clusterIPs", "clusterIP"), ("ipFamilies", "ipFamily")] {
+        if both_headless || (field == "ipFamilies" && !same_kind) {
+            continue;
+        }
+        let full = format!("spec.{field}");
+        let (had, have) = (list(old, &full), list(new, &full));
+        let path = spec().child(field);
+        let shown = || at(new, &full).clone();
+        let fixed = "may not change once set";
+        if had.len() == have.len() {
+            for (n, (a, b)) in had.iter().zip(have).enumerate() {
+                if a != b {
+                    let n = if field == "clusterIPs" { n } else { 0 };
+                    errs.invalid(path.index(n), shown(), fixed);
+                }
+            }
+            continue;
+        }
+        if had.len() > have.len() && have.is_empty() {
+            errs.invalid(path.index(0), shown(), format!("primary {what} can not be unset"));
+        }
+        if let (Some(a), Some(b)) = (had.first(), have.first())
+            && a != b
+        {
+            errs.invalid(path.index(0), at(new, "spec.clusterIPs").clone(), fixed);
+        }
+        if had.len() > have.len() && have.len() == 1 && !single {
+            policy(errs, what);
+        }
     }
 }
 
 /// Refuses load balancer addresses that are none.
 pub(super) fn validate_status(errs: &mut FieldErrors, obj: &Object) {
-    for (n, ingress) in list(obj, "status.loadBalancer.ingress").iter().enumerate() {
-        let path = Path::new("status").child("loadBalancer").child("ingress").index(n);
-        let address = text(ingress, "ip");
-        if !address.is_empty() && address.parse::<std::net::IpAddr>().is_err() {
-            let detail = "must be a valid IP address, (e.g. 10.9.8.7 or 2001:db8::ffff)";
-            errs.invalid(path.child("ip"), address, detail);
+    let path = Path::new("status").child("loadBalancer").child("ingress");
+    let all = list(obj, "status.loadBalancer.ingress");
+    if text(obj, "spec.type") != "LoadBalancer" && !all.is_empty() {
+        errs.forbidden(path, "may only be used when `spec.type` is 'LoadBalancer'");
+        return;
+    }
+    for (n, ingress) in all.iter().enumerate() {
+        let (path, address) = (path.index(n), text(ingress, "ip"));
+        if !address.is_empty() {
+            ip(errs, &path.child("ip"), address);
+        }
+        let mode = path.child("ipMode");
+        match (has(ingress, "ipMode"), address.is_empty()) {
+            (false, false) => errs.required(mode, "must be specified when `ip` is set"),
+            (true, true) => errs.forbidden(mode, "may not be specified when `ip` is not set"),
+            (true, false) => one_of(errs, &mode, key(ingress, "ipMode"), &["Proxy", "VIP"]),
+            (false, true) => {}
+        }
+        let name = text(ingress, "hostname");
+        if !name.is_empty() {
+            problems(errs, &path.child("hostname"), name, subdomain_problems(name));
+            if name.parse::<std::net::IpAddr>().is_ok() {
+                let detail = "must be a DNS name, not an IP address";
+                errs.invalid(path.child("hostname"), name, detail);
+            }
         }
     }
 }

@@ -6,9 +6,11 @@ use jiff::Timestamp;
 use serde_json::{Value, json};
 
 use crate::registry::field::{FieldErrors, Path};
+use crate::registry::rbac::path_segment;
 use crate::registry::table::{age, column, name, or};
 use crate::registry::validate::{
-    label_problems, port, port_name_problems, problems, spec, subdomain_problems, wildcard_problems,
+    ip, label_problems, port, port_name_problems, problems, spec, subdomain_problems,
+    wildcard_problems,
 };
 use crate::registry::value::{at, has, int, key, list, text, texts};
 use crate::registry::{AGE, Column, Cx, NAME, Object, Strategy};
@@ -37,7 +39,7 @@ impl Strategy for Ingress {
 
     fn validate_update(&self, cx: &Cx<'_>, new: &Object, _old: &Object, errs: &mut FieldErrors) {
         if cx.subresource == "status" {
-            return;
+            return validate_status(errs, new);
         }
         validate(new, errs);
     }
@@ -130,10 +132,15 @@ fn validate(obj: &Object, errs: &mut FieldErrors) {
         }
     }
     for (n, tls) in list(body, "tls").iter().enumerate() {
+        let path = path.child("tls").index(n);
         for (at, host) in texts(tls, "hosts").enumerate() {
             let found =
                 if host.contains('*') { wildcard_problems(host) } else { subdomain_problems(host) };
-            problems(errs, &path.child("tls").index(n).child("hosts").index(at), host, found);
+            problems(errs, &path.child("hosts").index(at), host, found);
+        }
+        let secret = text(tls, "secretName");
+        if !secret.is_empty() {
+            problems(errs, &path.child("secretName"), secret, subdomain_problems(secret));
         }
     }
     if has(body, "ingressClassName") {
@@ -183,13 +190,7 @@ fn backend(errs: &mut FieldErrors, path: &Path, backend: &Value) {
     match (service.is_null(), resource.is_null()) {
         (false, false) => errs.invalid(path, "", "cannot set both resource and service backends"),
         (true, true) => errs.invalid(path, "", "resource or service backend is required"),
-        (true, false) => {
-            for field in ["kind", "name"] {
-                if text(resource, field).is_empty() {
-                    errs.required(path.child("resource").child(field), "");
-                }
-            }
-        }
+        (true, false) => local_reference(errs, &path.child("resource"), resource),
         (false, true) => {
             let name = text(service, "name");
             let here = path.child("service");
@@ -212,6 +213,40 @@ fn backend(errs: &mut FieldErrors, path: &Path, backend: &Value) {
                 (true, _) => {
                     port(errs, &here.child("port").child("number"), at(service, "port.number"))
                 }
+            }
+        }
+    }
+}
+
+/// A reference to an object of any kind in the same place.
+pub(super) fn local_reference(errs: &mut FieldErrors, path: &Path, reference: &Value) {
+    if has(reference, "apiGroup") {
+        let group = text(reference, "apiGroup");
+        problems(errs, &path.child("apiGroup"), group, subdomain_problems(group));
+    }
+    for field in ["kind", "name"] {
+        let (path, value) = (path.child(field), text(reference, field));
+        if value.is_empty() {
+            errs.required(path, "");
+        } else {
+            path_segment(errs, &path, value);
+        }
+    }
+}
+
+/// The addresses that a load balancer has for the ingress.
+fn validate_status(errs: &mut FieldErrors, obj: &Object) {
+    let path = Path::new("status").child("loadBalancer").child("ingress");
+    for (n, ingress) in list(obj, "status.loadBalancer.ingress").iter().enumerate() {
+        let (path, address, name) = (path.index(n), text(ingress, "ip"), text(ingress, "hostname"));
+        if !address.is_empty() {
+            ip(errs, &path.child("ip"), address);
+        }
+        if !name.is_empty() {
+            problems(errs, &path.child("hostname"), name, subdomain_problems(name));
+            if name.parse::<IpAddr>().is_ok() {
+                let detail = "must be a DNS name, not an IP address";
+                errs.invalid(path.child("hostname"), name, detail);
             }
         }
     }

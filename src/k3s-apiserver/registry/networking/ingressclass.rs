@@ -3,11 +3,17 @@
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
-use crate::registry::field::FieldErrors;
+use super::ingress::local_reference;
+use crate::registry::field::{FieldErrors, Path};
 use crate::registry::table::{age, column, name};
-use crate::registry::validate::{immutable_spec, spec};
+use crate::registry::validate::{
+    immutable_spec, label_problems, problems, spec, subdomain_problems,
+};
 use crate::registry::value::{at, at_mut, default_zero, has, key, text};
 use crate::registry::{AGE, Column, Cx, NAME, Object, Strategy};
+
+const CONTROLLER_MAX: usize = 250;
+const PATH: &str = "must consist of alphanumeric characters, '/', '-', '.', '_', '~', '%', '!', '$', '&', ''', '(', ')', '*', '+', ',', ';', '=' or ':' (regex used for validation is '[A-Za-z0-9/\\-._~%!$&'()*+,;=:]+')";
 
 #[derive(Debug)]
 pub(super) struct IngressClass;
@@ -57,20 +63,18 @@ impl Strategy for IngressClass {
 fn validate(obj: &Object, errs: &mut FieldErrors) {
     let (path, body) = (spec(), at(obj, "spec"));
     let controller = text(body, "controller");
-    if controller.is_empty() {
-        errs.required(path.child("controller"), "");
-    } else if !controller.contains('/') {
-        let detail = "must be a domain-prefixed path (such as \"acme.io/foo\")";
-        errs.invalid(path.child("controller"), controller, detail);
+    if controller.len() > CONTROLLER_MAX {
+        errs.too_long(path.child("controller"), CONTROLLER_MAX);
     }
+    domain_path(errs, &path.child("controller"), controller);
     if !has(body, "parameters") {
         return;
     }
     let (path, parameters) = (path.child("parameters"), key(body, "parameters"));
-    for field in ["kind", "name"] {
-        if text(parameters, field).is_empty() {
-            errs.required(path.child(field), "");
-        }
+    local_reference(errs, &path, parameters);
+    if !has(parameters, "scope") {
+        errs.required(path.child("scope"), "");
+        return;
     }
     let (scope, namespace) = (text(parameters, "scope"), text(parameters, "namespace"));
     match scope {
@@ -81,11 +85,31 @@ fn validate(obj: &Object, errs: &mut FieldErrors) {
             }
         }
         "Namespace" => {
-            if namespace.is_empty() {
-                let detail = "`parameters.scope` is set to 'Namespace'";
-                errs.required(path.child("namespace"), detail);
+            let path = path.child("namespace");
+            if has(parameters, "namespace") {
+                problems(errs, &path, namespace, label_problems(namespace));
+            } else {
+                errs.required(path, "`parameters.scope` is set to 'Namespace'");
             }
         }
         _ => errs.not_supported(path.child("scope"), scope, &["Cluster", "Namespace"]),
+    }
+}
+
+/// A path below a domain: `acme.io/foo`.
+fn domain_path(errs: &mut FieldErrors, path: &Path, text: &str) {
+    if text.is_empty() {
+        errs.required(path, "");
+        return;
+    }
+    let (host, rest) = text.split_once('/').unwrap_or_default();
+    if host.is_empty() || rest.is_empty() {
+        errs.invalid(path, text, "must be a domain-prefixed path (such as \"acme.io/foo\")");
+        return;
+    }
+    problems(errs, path, host, subdomain_problems(host));
+    let plain = |c: char| c.is_ascii_alphanumeric() || "/-._~%!$&'()*+,;=:".contains(c);
+    if !rest.chars().all(plain) {
+        errs.invalid(path, rest, PATH);
     }
 }

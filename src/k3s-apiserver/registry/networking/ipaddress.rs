@@ -6,8 +6,9 @@ use jiff::Timestamp;
 use serde_json::{Value, json};
 
 use crate::registry::field::{FieldErrors, Path};
+use crate::registry::rbac::path_segment;
 use crate::registry::table::{age, column, name};
-use crate::registry::validate::{immutable_spec, spec};
+use crate::registry::validate::{immutable_spec, problems, spec, subdomain_problems};
 use crate::registry::value::{at, has, text};
 use crate::registry::{Column, Cx, NAME, NameRule, Object, Selectable, Strategy};
 
@@ -80,9 +81,17 @@ fn validate(obj: &Object, errs: &mut FieldErrors) {
         errs.required(path, "");
         return;
     }
-    for field in ["resource", "name"] {
-        if text(at(obj, "spec.parentRef"), field).is_empty() {
-            errs.required(path.child(field), "");
+    let parent = at(obj, "spec.parentRef");
+    let group = text(parent, "group");
+    if !group.is_empty() {
+        problems(errs, &path.child("group"), group, subdomain_problems(group));
+    }
+    for field in ["resource", "name", "namespace"] {
+        let (path, value) = (path.child(field), text(parent, field));
+        if !value.is_empty() {
+            path_segment(errs, &path, value);
+        } else if field != "namespace" {
+            errs.required(path, "");
         }
     }
 }

@@ -5,8 +5,8 @@ use serde_json::{Value, json};
 
 use crate::registry::field::FieldErrors;
 use crate::registry::table::{age, column, name};
-use crate::registry::validate::{cidr, spec};
-use crate::registry::value::{at, texts};
+use crate::registry::validate::{IMMUTABLE, cidr, spec};
+use crate::registry::value::{at, list, texts};
 use crate::registry::{AGE, Column, Cx, NAME, Object, Strategy};
 
 #[derive(Debug)]
@@ -42,10 +42,22 @@ impl Strategy for ServiceCidr {
     }
 
     fn validate_update(&self, cx: &Cx<'_>, new: &Object, old: &Object, errs: &mut FieldErrors) {
-        if cx.subresource.is_empty() && at(new, "spec.cidrs") != at(old, "spec.cidrs") {
-            let shown = at(new, "spec.cidrs").clone();
-            errs.invalid(spec().child("cidrs"), shown, "field is immutable");
+        if !cx.subresource.is_empty() {
+            return;
         }
+        let (had, have) = (list(old, "spec.cidrs"), list(new, "spec.cidrs"));
+        let path = spec().child("cidrs");
+        // The second family may be added later.
+        if had.len() != have.len() && (had.len(), have.len()) != (1, 2) {
+            errs.invalid(path, at(new, "spec.cidrs").clone(), IMMUTABLE);
+            return;
+        }
+        for (n, (had, have)) in had.iter().zip(have).enumerate() {
+            if had != have {
+                errs.invalid(path.index(n), have.clone(), IMMUTABLE);
+            }
+        }
+        self.validate(cx, new, errs);
     }
 
     fn columns(&self) -> &'static [Column] {

@@ -3,9 +3,9 @@
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
-use super::field::FieldErrors;
+use super::field::{FieldErrors, Path};
 use super::table::{age, column, integer, name, number};
-use super::validate::{at_most_100, int_or_percent, label_selector, one_of, spec};
+use super::validate::{at_most_100, int_or_percent, label_selector, not_negative, one_of, spec};
 use super::value::{at, has, key};
 use super::{AGE, Column, Cx, NAME, Object, Strategy};
 
@@ -26,6 +26,10 @@ impl Strategy for PodDisruptionBudget {
     fn validate_update(&self, cx: &Cx<'_>, new: &Object, _old: &Object, errs: &mut FieldErrors) {
         if cx.subresource != "status" {
             validate(new, errs);
+            return;
+        }
+        for field in ["disruptionsAllowed", "currentHealthy", "desiredHealthy", "expectedPods"] {
+            not_negative(errs, &Path::new("status").child(field), key(at(new, "status"), field));
         }
     }
 
@@ -68,7 +72,7 @@ fn validate(obj: &Object, errs: &mut FieldErrors) {
     let (path, body) = (spec(), at(obj, "spec"));
     if has(body, "minAvailable") && has(body, "maxUnavailable") {
         let detail = "minAvailable and maxUnavailable cannot be both set";
-        errs.invalid(path.clone(), super::core::spec_diff::internal(body), detail);
+        errs.invalid(path.clone(), crate::registry::internal::renamed(body), detail);
     }
     for field in ["minAvailable", "maxUnavailable"] {
         if has(body, field) {

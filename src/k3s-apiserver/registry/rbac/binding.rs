@@ -92,7 +92,7 @@ impl Strategy for Binding {
     fn validate_update(&self, _cx: &Cx<'_>, new: &Object, old: &Object, errs: &mut FieldErrors) {
         self.check(new, errs);
         if key(new, "roleRef") != key(old, "roleRef") {
-            let shown = crate::registry::core::spec_diff::internal(key(new, "roleRef"));
+            let shown = crate::registry::internal::renamed(key(new, "roleRef"));
             errs.invalid("roleRef", shown, "cannot change roleRef");
         }
     }
@@ -139,12 +139,6 @@ impl Strategy for Binding {
 
 /// A name that is one segment of a path.
 pub(crate) fn path_segment(errs: &mut FieldErrors, path: &Path, name: &str) {
-    if matches!(name, "." | "..") {
-        errs.invalid(path, name, format!("may not be '{name}'"));
-    }
-    for part in ["/", "%"] {
-        if name.contains(part) {
-            errs.invalid(path, name, format!("may not contain '{part}'"));
-        }
-    }
+    let found = crate::registry::meta::name_problems(NameRule::PathSegment, name, false);
+    crate::registry::validate::problems(errs, path, name, found);
 }

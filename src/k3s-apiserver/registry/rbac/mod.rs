@@ -3,6 +3,7 @@
 mod binding;
 mod role;
 
+pub(crate) use self::binding::path_segment;
 use super::Strategy;
 
 pub(super) const GROUP: &str = "rbac.authorization.k8s.io";

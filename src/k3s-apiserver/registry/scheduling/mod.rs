@@ -34,12 +34,19 @@ impl Strategy for PriorityClass {
                 ("system-node-critical", 2_000_001_000),
                 ("system-cluster-critical", 2_000_000_000),
             ];
-            if !known.contains(&(name, value)) {
+            let why = match known.iter().find(|(known, _)| *known == name) {
+                None => format!("{name} is not a known system priority class"),
+                Some((_, wanted)) if *wanted != value => {
+                    format!("value of {name} PriorityClass must be {wanted}")
+                }
+                Some(_) if flag(obj, "globalDefault") => {
+                    format!("globalDefault of {name} PriorityClass must be false")
+                }
+                Some(_) => String::new(),
+            };
+            if !why.is_empty() {
                 let detail = "priority class names with 'system-' prefix are reserved for system use only. error: ";
-                errs.forbidden(
-                    path,
-                    format!("{detail}{name} is not a known system priority class"),
-                );
+                errs.forbidden(path, format!("{detail}{why}"));
             }
         } else if value > MAX_USER {
             let detail = format!("maximum allowed value of a user defined priority is {MAX_USER}");

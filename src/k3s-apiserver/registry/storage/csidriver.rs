@@ -3,10 +3,11 @@
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
+use crate::registry::core::podspec::csi_driver_name;
 use crate::registry::field::FieldErrors;
 use crate::registry::table::{age, boolean, column, name};
-use crate::registry::validate::spec;
-use crate::registry::value::{at, at_mut, default, flag, has, list, text, texts};
+use crate::registry::validate::{one_of, spec};
+use crate::registry::value::{at, at_mut, default, flag, has, int, key, list, text, texts};
 use crate::registry::{AGE, Column, Cx, NAME, Object, Strategy};
 
 #[derive(Debug)]
@@ -30,6 +31,7 @@ impl Strategy for CsiDriver {
     }
 
     fn validate(&self, _cx: &Cx<'_>, obj: &Object, errs: &mut FieldErrors) {
+        validate_name(obj, errs);
         validate(obj, errs);
     }
 
@@ -85,28 +87,56 @@ impl Strategy for CsiDriver {
 }
 
 fn validate(obj: &Object, errs: &mut FieldErrors) {
-    for mode in texts(obj, "spec.volumeLifecycleModes") {
-        if !matches!(mode, "Persistent" | "Ephemeral") {
-            errs.not_supported(
-                spec().child("volumeLifecycleModes"),
-                mode,
-                &["Persistent", "Ephemeral"],
-            );
+    let driver = at(obj, "spec");
+    for field in ["attachRequired", "podInfoOnMount", "storageCapacity"] {
+        if !has(driver, field) {
+            errs.required(spec().child(field), "");
         }
     }
-    let policy = text(obj, "spec.fsGroupPolicy");
-    if has(obj, "spec.fsGroupPolicy")
-        && !matches!(policy, "ReadWriteOnceWithFSType" | "File" | "None")
-    {
+    if has(driver, "fsGroupPolicy") {
         let valid = &["ReadWriteOnceWithFSType", "File", "None"];
-        errs.not_supported(spec().child("fsGroupPolicy"), policy, valid);
+        one_of(errs, &spec().child("fsGroupPolicy"), key(driver, "fsGroupPolicy"), valid);
     }
     let mut seen: Vec<&str> = Vec::new();
-    for (n, token) in list(obj, "spec.tokenRequests").iter().enumerate() {
+    for (n, token) in list(driver, "tokenRequests").iter().enumerate() {
+        let path = spec().child("tokenRequests").index(n);
         let audience = text(token, "audience");
         if seen.contains(&audience) {
-            errs.duplicate(spec().child("tokenRequests").index(n).child("audience"), audience);
+            errs.duplicate(path.child("audience"), audience);
+            continue;
         }
         seen.push(audience);
+        let Some(seconds) = int(token, "expirationSeconds") else { continue };
+        let path = path.child("expirationSeconds");
+        if seconds < 600 {
+            errs.invalid(&path, seconds, "may not specify a duration less than 10 minutes");
+        }
+        if seconds > 1 << 32 {
+            errs.invalid(&path, seconds, "may not specify a duration larger than 2^32 seconds");
+        }
     }
+    for mode in texts(driver, "volumeLifecycleModes") {
+        let valid = &["Persistent", "Ephemeral"];
+        if !valid.contains(&mode) {
+            errs.not_supported(spec().child("volumeLifecycleModes"), mode, valid);
+        }
+    }
+    if !has(driver, "seLinuxMount") {
+        errs.required(spec().child("seLinuxMount"), "");
+    }
+    if let Some(seconds) = int(driver, "nodeAllocatableUpdatePeriodSeconds").filter(|n| *n < 10) {
+        let path = spec().child("nodeAllocatableUpdatePeriodSeconds");
+        errs.invalid(path, seconds, "must be greater than or equal to 10 seconds");
+    }
+    let tokens = at(driver, "serviceAccountTokenInSecrets");
+    if !tokens.is_null() && list(driver, "tokenRequests").is_empty() {
+        let path = spec().child("serviceAccountTokenInSecrets");
+        errs.invalid(path, tokens.clone(), "must be unset when tokenRequests is empty");
+    }
+}
+
+/// The name of a driver is also its object's.
+fn validate_name(obj: &Object, errs: &mut FieldErrors) {
+    let path = crate::registry::Path::new("metadata").child("name");
+    csi_driver_name(errs, &path, text(obj, "metadata.name"));
 }

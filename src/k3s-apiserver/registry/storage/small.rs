@@ -5,11 +5,18 @@ use std::collections::HashSet;
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
+use super::storageclass::{parameters, provisioner};
+use crate::registry::core::podspec::csi_driver_name;
+use crate::registry::core::resources::nano;
 use crate::registry::field::{FieldErrors, Path};
 use crate::registry::table::{age, column, integer, name};
-use crate::registry::validate::{immutable, label_selector, spec};
-use crate::registry::value::{key, list, text};
+use crate::registry::validate::{
+    NOT_NEGATIVE, immutable, label_selector, problems, qualified_problems, spec, subdomain_problems,
+};
+use crate::registry::value::{has, key, list, map, text, texts};
 use crate::registry::{AGE, Column, Cx, NAME, Object, Strategy};
+
+const NODE_ID_MAX: usize = 192;
 
 #[derive(Debug)]
 pub(super) struct CsiNode;
@@ -42,21 +49,31 @@ fn drivers(obj: &Object, errs: &mut FieldErrors) {
     for (n, driver) in list(obj, "spec.drivers").iter().enumerate() {
         let path = spec().child("drivers").index(n);
         let name = text(driver, "name");
-        if name.is_empty() {
-            errs.required(path.child("name"), "");
-        }
-        if text(driver, "nodeID").is_empty() {
-            errs.required(path.child("nodeID"), "");
+        csi_driver_name(errs, &path.child("name"), name);
+        node_id(errs, &path.child("nodeID"), text(driver, "nodeID"));
+        let count = key(driver, "allocatable").get("count");
+        if let Some(count) = count.filter(|count| count.as_i64().is_some_and(|n| n < 0)) {
+            let path = path.child("allocatable").child("count");
+            errs.invalid(path, count.clone(), NOT_NEGATIVE);
         }
         if !names.insert(name) {
             errs.duplicate(path.child("name"), name);
         }
-        let mut keys = HashSet::new();
-        for (at, topology) in list(driver, "topologyKeys").iter().enumerate() {
-            if !keys.insert(topology.as_str()) {
-                errs.duplicate(path.child("topologyKeys").index(at), topology.clone());
+        let (path, mut keys) = (path.child("topologyKeys"), HashSet::new());
+        for topology in texts(driver, "topologyKeys") {
+            if !keys.insert(topology) {
+                errs.duplicate(&path, topology);
             }
+            problems(errs, &path, topology, qualified_problems(topology));
         }
+    }
+}
+
+fn node_id(errs: &mut FieldErrors, path: &Path, id: &str) {
+    if id.is_empty() {
+        errs.required(path, id);
+    } else if id.len() > NODE_ID_MAX {
+        errs.invalid(path, id, format!("must be {NODE_ID_MAX} characters or less"));
     }
 }
 
@@ -69,9 +86,16 @@ impl Strategy for CsiStorageCapacity {
     }
 
     fn validate(&self, _cx: &Cx<'_>, obj: &Object, errs: &mut FieldErrors) {
-        label_selector(errs, &Path::new("nodeTopology"), key(obj, "nodeTopology"));
-        if text(obj, "storageClassName").is_empty() {
-            errs.required("storageClassName", "");
+        let class = text(obj, "storageClassName");
+        problems(errs, &Path::new("storageClassName"), class, subdomain_problems(class));
+        if has(obj, "nodeTopology") {
+            label_selector(errs, &Path::new("nodeTopology"), key(obj, "nodeTopology"));
+        }
+        for field in ["capacity", "maximumVolumeSize"] {
+            let size = key(obj, field);
+            if nano(size).is_some_and(|size| size < 0) {
+                errs.invalid(field, size.clone(), NOT_NEGATIVE);
+            }
         }
     }
 
@@ -91,10 +115,9 @@ impl Strategy for VolumeAttributesClass {
     }
 
     fn validate(&self, _cx: &Cx<'_>, obj: &Object, errs: &mut FieldErrors) {
-        if text(obj, "driverName").is_empty() {
-            errs.required("driverName", "");
-        }
-        if crate::registry::value::map(obj, "parameters").is_empty() {
+        provisioner(errs, &Path::new("driverName"), text(obj, "driverName"));
+        parameters(errs, key(obj, "parameters"));
+        if map(obj, "parameters").is_empty() {
             errs.required("parameters", "must contain at least one key/value pair");
         }
     }

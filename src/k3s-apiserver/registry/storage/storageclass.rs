@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 use crate::registry::core::podspec::topology_selector_terms;
 use crate::registry::field::{FieldErrors, Path};
 use crate::registry::table::{age, column, name, or};
-use crate::registry::validate::{immutable, one_of};
+use crate::registry::validate::{immutable, one_of, problems, qualified_problems};
 use crate::registry::value::{at, default, flag, key, list, map, text};
 use crate::registry::{AGE, Column, Cx, NAME, Object, Strategy};
 
@@ -72,15 +72,42 @@ impl Strategy for StorageClass {
 }
 
 fn validate(obj: &Object, errs: &mut FieldErrors) {
-    if text(obj, "provisioner").is_empty() {
-        errs.required("provisioner", "");
-    }
-    if map(obj, "parameters").len() > 512 {
-        errs.too_long("parameters", 512);
-    }
+    provisioner(errs, &Path::new("provisioner"), text(obj, "provisioner"));
+    parameters(errs, key(obj, "parameters"));
     let valid = &["Delete", "Retain"];
     one_of(errs, &Path::new("reclaimPolicy"), key(obj, "reclaimPolicy"), valid);
     let valid = &["Immediate", "WaitForFirstConsumer"];
     one_of(errs, &Path::new("volumeBindingMode"), key(obj, "volumeBindingMode"), valid);
     topology_selector_terms(errs, &Path::new("allowedTopologies"), list(obj, "allowedTopologies"));
+}
+
+/// Who makes volumes: a qualified name whose case does not matter.
+pub(super) fn provisioner(errs: &mut FieldErrors, path: &Path, name: &str) {
+    if name.is_empty() {
+        errs.required(path, name);
+    } else {
+        problems(errs, path, &name.to_lowercase(), qualified_problems(&name.to_lowercase()));
+    }
+}
+
+/// `parameters`: few, small, with names.
+pub(super) fn parameters(errs: &mut FieldErrors, parameters: &Value) {
+    const MOST: usize = 512;
+    const SIZE: usize = 256 << 10;
+    let all = parameters.as_object().cloned().unwrap_or_default();
+    let path = Path::new("parameters");
+    if all.len() > MOST {
+        errs.too_long(path, MOST);
+        return;
+    }
+    let mut size = 0;
+    for (name, value) in &all {
+        if name.is_empty() {
+            errs.invalid(&path, name.as_str(), "field can not be empty.");
+        }
+        size += name.len() + value.as_str().unwrap_or_default().len();
+    }
+    if size > SIZE {
+        errs.too_long(path, SIZE);
+    }
 }

@@ -9,7 +9,7 @@ use crate::registry::validate::{
     label_problems, label_selector, label_value_problems, problems, qualified_problems,
     subdomain_problems,
 };
-use crate::registry::value::{has, int, key, list, text, texts};
+use crate::registry::value::{has, int, key, list, map, text, texts};
 
 const REQUIRED: &str = "requiredDuringSchedulingIgnoredDuringExecution";
 const PREFERRED: &str = "preferredDuringSchedulingIgnoredDuringExecution";
@@ -24,7 +24,7 @@ pub(super) fn validate(errs: &mut FieldErrors, path: &Path, affinity: &Value) {
     for (at, term) in list(node, PREFERRED).iter().enumerate() {
         let path = here.child(PREFERRED).index(at);
         weight(errs, &path, term);
-        node_term(errs, &path.child("preference"), key(term, "preference"));
+        node_term(errs, &path.child("preference"), key(term, "preference"), Values::Any);
     }
     for kind in ["podAffinity", "podAntiAffinity"] {
         let here = path.child(kind);
@@ -56,11 +56,18 @@ pub(crate) fn node_selector(errs: &mut FieldErrors, path: &Path, selector: &Valu
         return;
     }
     for (at, term) in terms.iter().enumerate() {
-        node_term(errs, &path.index(at), term);
+        node_term(errs, &path.index(at), term, Values::Labels);
     }
 }
 
-fn node_term(errs: &mut FieldErrors, path: &Path, term: &Value) {
+/// What the values of an expression may be: a preference for what no label can be is harmless.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Values {
+    Labels,
+    Any,
+}
+
+fn node_term(errs: &mut FieldErrors, path: &Path, term: &Value, values_are: Values) {
     for (at, one) in list(term, "matchExpressions").iter().enumerate() {
         let path = path.child("matchExpressions").index(at);
         let values = list(one, "values");
@@ -88,7 +95,8 @@ fn node_term(errs: &mut FieldErrors, path: &Path, term: &Value) {
         }
         let name = text(one, "key");
         problems(errs, &path.child("key"), name, qualified_problems(name));
-        for (n, value) in texts(one, "values").enumerate() {
+        for (n, value) in texts(one, "values").enumerate().filter(|_| values_are == Values::Labels)
+        {
             problems(errs, &path.child("values").index(n), value, label_value_problems(value));
         }
     }
@@ -124,22 +132,44 @@ fn pod_term(errs: &mut FieldErrors, path: &Path, term: &Value) {
     for name in texts(term, "namespaces") {
         problems(errs, &path.child("namespace"), name, label_problems(name));
     }
-    for field in ["matchLabelKeys", "mismatchLabelKeys"] {
-        for (at, name) in texts(term, field).enumerate() {
-            problems(errs, &path.child(field).index(at), name, qualified_problems(name));
-        }
-        if !list(term, field).is_empty() && !has(term, "labelSelector") {
-            errs.forbidden(
-                path.child(field),
-                "must not be specified when labelSelector is not set",
-            );
-        }
-    }
+    label_keys(errs, path, term);
     let topology = text(term, "topologyKey");
     if topology.is_empty() {
         errs.required(path.child("topologyKey"), "can not be empty");
     }
     problems(errs, &path.child("topologyKey"), topology, qualified_problems(topology));
+}
+
+/// `matchLabelKeys` and `mismatchLabelKeys`: labels of the pod itself that a selector takes in.
+fn label_keys(errs: &mut FieldErrors, path: &Path, term: &Value) {
+    let selector = key(term, "labelSelector");
+    for field in ["matchLabelKeys", "mismatchLabelKeys"] {
+        if selector.is_null() {
+            if !list(term, field).is_empty() {
+                let detail = "must not be specified when labelSelector is not set";
+                errs.forbidden(path.child(field), detail);
+            }
+            continue;
+        }
+        for (at, name) in texts(term, field).enumerate() {
+            problems(errs, &path.child(field).index(at), name, qualified_problems(name));
+        }
+    }
+    let mut seen: HashSet<&str> = map(selector, "matchLabels").keys().map(String::as_str).collect();
+    for expression in list(selector, "matchExpressions") {
+        let name = text(expression, "key");
+        let at = texts(term, "matchLabelKeys").position(|wanted| wanted == name);
+        if let Some(at) = at.filter(|_| seen.contains(name)) {
+            errs.invalid(path.index(at), name, "exists in both matchLabelKeys and labelSelector");
+        }
+        seen.insert(name);
+    }
+    for (at, name) in texts(term, "matchLabelKeys").enumerate() {
+        if texts(term, "mismatchLabelKeys").any(|other| other == name) {
+            let detail = "exists in both matchLabelKeys and mismatchLabelKeys";
+            errs.invalid(path.child("matchLabelKeys").index(at), name, detail);
+        }
+    }
 }
 
 /// `allowedTopologies` of a storage class.

@@ -8,7 +8,9 @@ mod env;
 mod probe;
 mod scheduling;
 mod security;
+mod volume_sources;
 pub(crate) mod volumes;
+mod windows;
 
 use std::collections::HashSet;
 
@@ -18,40 +20,50 @@ use crate::registry::field::{FieldErrors, Path};
 use crate::registry::validate::{
     ip, label_problems, labels, one_of, problems, qualified_problems, subdomain_problems,
 };
-use crate::registry::value::{at, flag, has, int, key, list, text, texts};
+use crate::registry::value::{flag, has, int, key, list, text, texts};
 
 pub(crate) use self::affinity::{node_selector, topology_selector_terms};
+pub(crate) use self::container::local_path;
 pub(crate) use self::scheduling::tolerations_at;
+pub(crate) use self::volume_sources::{csi_driver_name, persistent_source};
 
 /// Whose spec it is: some rules are only for pods that will run.
 #[derive(Clone, Copy)]
-pub(crate) enum Of {
-    Pod,
+pub(crate) enum Of<'a> {
+    /// A pod of this name.
+    Pod(&'a str),
     Template,
 }
 
 const RESTART: &[&str] = &["Always", "OnFailure", "Never"];
 const DNS: &[&str] = &["ClusterFirstWithHostNet", "ClusterFirst", "Default", "None"];
 
+const SEARCH: &str = r"a lowercase RFC 1123 subdomain must consist of lower case alphanumeric characters, '_', '-' or '.', and must start and end with an alphanumeric character (e.g. 'example.com', regex used for validation is '[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*')";
+
 /// Validates a pod spec at `path`.
-pub(crate) fn validate(errs: &mut FieldErrors, path: &Path, spec: &Value, of: Of) {
+pub(crate) fn validate(errs: &mut FieldErrors, path: &Path, spec: &Value, of: Of<'_>) {
+    if !has(spec, "terminationGracePeriodSeconds") {
+        errs.required(path.child("terminationGracePeriodSeconds"), "");
+    }
     let volumes = volumes::validate(errs, &path.child("volumes"), list(spec, "volumes"), of);
-    container::validate_all(errs, path, spec, &volumes);
+    claims(errs, &path.child("resourceClaims"), list(spec, "resourceClaims"));
+    container::validate_all(errs, path, spec, &volumes, of);
+    super::resources::validate_pod_resources(errs, &path.child("resources"), spec);
+    host_network(errs, path, spec, of);
     restart_policy(errs, path, spec);
-    one_of(errs, &path.child("dnsPolicy"), key(spec, "dnsPolicy"), DNS);
+    match text(spec, "dnsPolicy") {
+        "" => errs.required(path.child("dnsPolicy"), ""),
+        _ => one_of(errs, &path.child("dnsPolicy"), key(spec, "dnsPolicy"), DNS),
+    }
     labels(errs, &path.child("nodeSelector"), key(spec, "nodeSelector"));
     security::validate_pod(errs, &path.child("securityContext"), spec);
-    host_network(errs, path, spec);
-    for (at, secret) in list(spec, "imagePullSecrets").iter().enumerate() {
-        if text(secret, "name").is_empty() {
-            errs.required(path.child("imagePullSecrets").index(at).child("name"), "");
-        }
-    }
     affinity::validate(errs, &path.child("affinity"), key(spec, "affinity"));
     dns_config(errs, path, spec);
     readiness_gates(errs, path, spec);
     scheduling::gates(errs, path, spec);
     scheduling::spread(errs, path, spec);
+    windows::host_process(errs, path, spec);
+    host_users(errs, path, spec);
     names(errs, path, spec);
     if let Some(seconds) = int(spec, "activeDeadlineSeconds")
         && !(1..=i64::from(i32::MAX)).contains(&seconds)
@@ -67,31 +79,42 @@ pub(crate) fn validate(errs: &mut FieldErrors, path: &Path, spec: &Value, of: Of
     }
     scheduling::tolerations(errs, path, spec);
     host_aliases(errs, path, spec);
-    for field in ["priorityClassName", "runtimeClassName"] {
-        let name = text(spec, field);
-        if !name.is_empty() {
-            problems(errs, &path.child(field), name, subdomain_problems(name));
-        }
+    let class = text(spec, "priorityClassName");
+    if !class.is_empty() {
+        problems(errs, &path.child("priorityClassName"), class, subdomain_problems(class));
+    }
+    if has(spec, "runtimeClassName") {
+        let name = text(spec, "runtimeClassName");
+        problems(errs, &path.child("runtimeClassName"), name, subdomain_problems(name));
     }
     if has(spec, "preemptionPolicy") {
-        let valid = &["PreemptLowerPriority", "Never"];
-        one_of(errs, &path.child("preemptionPolicy"), key(spec, "preemptionPolicy"), valid);
+        let path = path.child("preemptionPolicy");
+        match text(spec, "preemptionPolicy") {
+            "" => errs.required(path, ""),
+            _ => one_of(
+                errs,
+                &path,
+                key(spec, "preemptionPolicy"),
+                &["PreemptLowerPriority", "Never"],
+            ),
+        }
     }
-    for (name, value) in crate::registry::value::map(spec, "overhead") {
-        let path = path.child("overhead").key(name);
-        super::resources::resource_value(errs, &path, name, value);
+    if has(spec, "overhead") {
+        let limits = serde_json::json!({"limits": key(spec, "overhead")});
+        super::resources::validate_resources(errs, &path.child("overhead"), &limits);
     }
-    operating_system(errs, path, spec);
-    if int(spec, "terminationGracePeriodSeconds").is_some_and(|n| n < 0)
-        && matches!(of, Of::Template)
-    {
-        let path = path.child("terminationGracePeriodSeconds");
-        errs.invalid(
-            path,
-            key(spec, "terminationGracePeriodSeconds").clone(),
-            crate::registry::validate::NOT_NEGATIVE,
-        );
-    }
+    windows::operating_system(errs, path, spec);
+}
+
+/// Every container of a spec with its path: init, regular and ephemeral ones.
+fn each_container<'a>(path: &Path, spec: &'a Value) -> Vec<(Path, &'a Value)> {
+    ["initContainers", "containers", "ephemeralContainers"]
+        .into_iter()
+        .flat_map(|kind| {
+            let path = path.child(kind);
+            list(spec, kind).iter().enumerate().map(move |(at, one)| (path.index(at), one))
+        })
+        .collect()
 }
 
 fn restart_policy(errs: &mut FieldErrors, path: &Path, spec: &Value) {
@@ -102,24 +125,34 @@ fn restart_policy(errs: &mut FieldErrors, path: &Path, spec: &Value) {
     }
 }
 
-fn host_network(errs: &mut FieldErrors, path: &Path, spec: &Value) {
+/// On the host's network a port is the host's port. Templates may leave it to be filled in.
+fn host_network(errs: &mut FieldErrors, path: &Path, spec: &Value, of: Of<'_>) {
     if !flag(spec, "hostNetwork") {
         return;
     }
-    for kind in ["containers", "initContainers"] {
-        for (at, container) in list(spec, kind).iter().enumerate() {
-            for (n, port) in list(container, "ports").iter().enumerate() {
-                let host = int(port, "hostPort").unwrap_or_default();
-                if host != 0 && Some(host) != int(port, "containerPort") {
-                    let path = path.child(kind).index(at).child("ports").index(n);
-                    let detail = "must match `hostPort` when `hostNetwork` is true";
-                    errs.invalid(
-                        path.child("containerPort"),
-                        key(port, "containerPort").clone(),
-                        detail,
-                    );
-                }
+    for (at, container) in list(spec, "containers").iter().enumerate() {
+        for (n, port) in list(container, "ports").iter().enumerate() {
+            let host = int(port, "hostPort").unwrap_or_default();
+            let unset = host == 0 && matches!(of, Of::Template);
+            if !unset && host != int(port, "containerPort").unwrap_or_default() {
+                let path = path.child("containers").index(at).child("ports").index(n);
+                let detail = "must match `containerPort` when `hostNetwork` is true";
+                errs.invalid(path.child("hostPort"), host, detail);
             }
+        }
+    }
+}
+
+/// A user namespace of its own goes with no other namespace of the host.
+fn host_users(errs: &mut FieldErrors, path: &Path, spec: &Value) {
+    if key(spec, "hostUsers") != &Value::Bool(false) {
+        return;
+    }
+    for (field, shown) in
+        [("hostNetwork", "hostNetwork"), ("hostPID", "HostPID"), ("hostIPC", "HostIPC")]
+    {
+        if flag(spec, field) {
+            errs.forbidden(path.child(shown), "when `pod.Spec.HostUsers` is false");
         }
     }
 }
@@ -153,25 +186,40 @@ fn dns_config(errs: &mut FieldErrors, path: &Path, spec: &Value) {
         let shown = key(config, "searches").clone();
         errs.invalid(path.child("searches"), shown, "must not have more than 32 search paths");
     }
-    if searches.iter().map(|s| s.len() + 1).sum::<usize>() > 2049 {
+    if searches.join(" ").len() > 2048 {
         let shown = key(config, "searches").clone();
         let detail =
             "must not have more than 2048 characters (including spaces) in the search list";
         errs.invalid(path.child("searches"), shown, detail);
     }
-    for (at, search) in searches.iter().enumerate() {
+    for (at, search) in searches.iter().enumerate().filter(|(_, search)| **search != ".") {
         let name = search.strip_suffix('.').unwrap_or(search);
-        if *search != "." {
-            let relaxed = name.replace('_', "-");
-            let found = subdomain_problems(&relaxed);
-            problems(errs, &path.child("searches").index(at), search, found);
-        }
+        problems(errs, &path.child("searches").index(at), name, search_problems(name));
     }
     for (at, option) in list(config, "options").iter().enumerate() {
         if text(option, "name").is_empty() {
             errs.required(path.child("options").index(at), "must not be empty");
         }
     }
+}
+
+/// A search domain: labels may begin with an underscore, and have some inside.
+fn search_problems(name: &str) -> Vec<String> {
+    let label = |part: &str| {
+        let part = part.strip_prefix('_').unwrap_or(part).as_bytes();
+        let plain = |b: &u8| b.is_ascii_lowercase() || b.is_ascii_digit();
+        part.first().is_some_and(plain)
+            && part.last().is_some_and(plain)
+            && part.iter().all(|b| plain(b) || b"-_".contains(b))
+    };
+    let mut out = Vec::new();
+    if name.len() > 253 {
+        out.push("must be no more than 253 characters".to_owned());
+    }
+    if !name.split('.').all(label) {
+        out.push(SEARCH.to_owned());
+    }
+    out
 }
 
 fn readiness_gates(errs: &mut FieldErrors, path: &Path, spec: &Value) {
@@ -189,9 +237,13 @@ fn names(errs: &mut FieldErrors, path: &Path, spec: &Value) {
             problems(errs, &path.child(field), name, subdomain_problems(name));
         }
     }
+}
+
+/// `resourceClaims`: devices that the pod's containers may name.
+fn claims(errs: &mut FieldErrors, path: &Path, claims: &[Value]) {
     let mut seen = HashSet::new();
-    for (at, claim) in list(spec, "resourceClaims").iter().enumerate() {
-        let path = path.child("resourceClaims").index(at);
+    for (at, claim) in claims.iter().enumerate() {
+        let path = path.index(at);
         let name = text(claim, "name");
         if name.is_empty() {
             errs.required(path.child("name"), "");
@@ -200,18 +252,24 @@ fn names(errs: &mut FieldErrors, path: &Path, spec: &Value) {
         } else {
             problems(errs, &path.child("name"), name, label_problems(name));
         }
-        match (has(claim, "resourceClaimName"), has(claim, "resourceClaimTemplateName")) {
-            (true, true) => errs.invalid(
-                path,
-                claim.clone(),
+        let fields = ["resourceClaimName", "resourceClaimTemplateName"];
+        let shown = || super::super::internal::renamed(claim);
+        match fields.map(|field| has(claim, field)) {
+            [true, true] => errs.invalid(
+                &path,
+                shown(),
                 "at most one of `resourceClaimName` or `resourceClaimTemplateName` may be specified",
             ),
-            (false, false) => errs.invalid(
-                path,
-                claim.clone(),
+            [false, false] => errs.invalid(
+                &path,
+                shown(),
                 "must specify one of: `resourceClaimName`, `resourceClaimTemplateName`",
             ),
             _ => {}
+        }
+        for field in fields.into_iter().filter(|field| has(claim, field)) {
+            let name = text(claim, field);
+            problems(errs, &path.child(field), name, subdomain_problems(name));
         }
     }
 }
@@ -223,48 +281,5 @@ fn host_aliases(errs: &mut FieldErrors, path: &Path, spec: &Value) {
         for (at, name) in texts(alias, "hostnames").enumerate() {
             problems(errs, &path.child("hostnames").index(at), name, subdomain_problems(name));
         }
-    }
-}
-
-fn operating_system(errs: &mut FieldErrors, path: &Path, spec: &Value) {
-    if !has(spec, "os") {
-        return;
-    }
-    let path_os = path.child("os");
-    let name = text(spec, "os.name");
-    match name {
-        "" => errs.required(path_os.child("name"), "cannot be empty"),
-        "linux" => {
-            if has(spec, "securityContext.windowsOptions") {
-                let path = path.child("securityContext").child("windowsOptions");
-                errs.forbidden(path, "windows options cannot be set for a linux pod");
-            }
-        }
-        "windows" => {
-            for field in ["hostPID", "hostIPC"] {
-                if flag(spec, field) {
-                    errs.forbidden(path.child(field), "cannot be set for a windows pod");
-                }
-            }
-            let context = at(spec, "securityContext");
-            for field in [
-                "seLinuxOptions",
-                "fsGroup",
-                "fsGroupChangePolicy",
-                "sysctls",
-                "shareProcessNamespace",
-                "runAsUser",
-                "runAsGroup",
-                "supplementalGroups",
-                "seccompProfile",
-                "appArmorProfile",
-            ] {
-                if has(context, field) {
-                    let path = path.child("securityContext").child(field);
-                    errs.forbidden(path, "cannot be set for a windows pod");
-                }
-            }
-        }
-        _ => errs.not_supported(path_os, name, &["linux", "windows"]),
     }
 }

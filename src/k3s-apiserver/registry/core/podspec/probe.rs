@@ -7,13 +7,19 @@ use crate::registry::validate::{not_negative, port, port_or_name};
 use crate::registry::value::{has, int, key, list, text};
 
 /// One of the three probes of a container.
-pub(super) fn validate(errs: &mut FieldErrors, path: &Path, container: &Value, field: &str) {
+pub(super) fn validate(
+    errs: &mut FieldErrors,
+    path: &Path,
+    container: &Value,
+    field: &str,
+    grace: Option<i64>,
+) {
     let probe = key(container, field);
     if probe.is_null() {
         return;
     }
     let path = path.child(field);
-    handler(errs, &path, probe, &["exec", "httpGet", "tcpSocket", "grpc"]);
+    handler(errs, &path, probe, &["exec", "httpGet", "tcpSocket", "grpc"], grace);
     for field in [
         "initialDelaySeconds",
         "timeoutSeconds",
@@ -32,23 +38,34 @@ pub(super) fn validate(errs: &mut FieldErrors, path: &Path, container: &Value, f
             errs.invalid(here, seconds, "must not be set for readinessProbes");
         }
     }
-    let success = int(probe, "successThreshold").unwrap_or(1);
+    let success = int(probe, "successThreshold").unwrap_or_default();
     if field != "readinessProbe" && success != 1 {
         errs.invalid(path.child("successThreshold"), success, "must be 1");
     }
 }
 
 /// `postStart` and `preStop`.
-pub(super) fn lifecycle(errs: &mut FieldErrors, path: &Path, lifecycle: &Value) {
+pub(super) fn lifecycle(
+    errs: &mut FieldErrors,
+    path: &Path,
+    lifecycle: &Value,
+    grace: Option<i64>,
+) {
     for hook in ["postStart", "preStop"] {
         if has(lifecycle, hook) {
             let allowed = &["exec", "httpGet", "tcpSocket", "sleep"];
-            handler(errs, &path.child(hook), key(lifecycle, hook), allowed);
+            handler(errs, &path.child(hook), key(lifecycle, hook), allowed, grace);
         }
     }
 }
 
-fn handler(errs: &mut FieldErrors, path: &Path, holder: &Value, kinds: &[&str]) {
+fn handler(
+    errs: &mut FieldErrors,
+    path: &Path,
+    holder: &Value,
+    kinds: &[&str],
+    grace: Option<i64>,
+) {
     let mut count = 0;
     for kind in kinds.iter().filter(|kind| has(holder, kind)) {
         let path = path.child(kind);
@@ -68,9 +85,12 @@ fn handler(errs: &mut FieldErrors, path: &Path, holder: &Value, kinds: &[&str]) 
             "tcpSocket" => port_or_name(errs, &path.child("port"), key(action, "port")),
             "grpc" => port(errs, &path.child("port"), key(action, "port")),
             _ => {
-                if int(action, "seconds").unwrap_or_default() < 0 {
-                    let shown = key(action, "seconds").clone();
-                    errs.invalid(path.child("seconds"), shown, "must be a non-negative integer");
+                let seconds = int(action, "seconds").unwrap_or_default();
+                if let Some(grace) = grace.filter(|grace| !(0..=*grace).contains(&seconds)) {
+                    let detail = format!(
+                        "must be non-negative and less than terminationGracePeriodSeconds ({grace})"
+                    );
+                    errs.invalid(path, seconds, detail);
                 }
             }
         }
@@ -89,13 +109,11 @@ fn http_get(errs: &mut FieldErrors, path: &Path, action: &Value) {
     if !matches!(scheme, "HTTP" | "HTTPS") {
         errs.not_supported(path.child("scheme"), scheme, &["HTTP", "HTTPS"]);
     }
-    for (at, header) in list(action, "httpHeaders").iter().enumerate() {
+    for header in list(action, "httpHeaders") {
         let name = text(header, "name");
-        if name.is_empty()
-            || !name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_')
-        {
+        if name.is_empty() || !name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-') {
             let detail = "a valid HTTP header must consist of alphanumeric characters or '-' (e.g. 'X-Header-Name', regex used for validation is '[-A-Za-z0-9]+')";
-            errs.invalid(path.child("httpHeaders").index(at), name, detail);
+            errs.invalid(path.child("httpHeaders"), name, detail);
         }
     }
 }

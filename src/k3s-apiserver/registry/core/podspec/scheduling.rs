@@ -8,7 +8,7 @@ use crate::registry::field::{FieldErrors, Path};
 use crate::registry::validate::{
     label_selector, label_value_problems, problems, qualified_problems,
 };
-use crate::registry::value::{has, int, key, list, text, texts};
+use crate::registry::value::{has, int, key, list, map, text, texts};
 
 /// `tolerations` of a pod spec.
 pub(super) fn tolerations(errs: &mut FieldErrors, path: &Path, spec: &Value) {
@@ -60,11 +60,7 @@ pub(super) fn gates(errs: &mut FieldErrors, path: &Path, spec: &Value) {
     let mut seen = HashSet::new();
     for (at, gate) in list(spec, "schedulingGates").iter().enumerate() {
         let name = text(gate, "name");
-        if name.is_empty() {
-            errs.required(path.index(at), "must not be empty");
-        } else {
-            problems(errs, &path.index(at).child("name"), name, qualified_problems(name));
-        }
+        problems(errs, &path.index(at), name, qualified_problems(name));
         if !seen.insert(name) {
             errs.duplicate(path.index(at), name);
         }
@@ -84,15 +80,13 @@ pub(super) fn spread(errs: &mut FieldErrors, path: &Path, spec: &Value) {
         let topology = text(one, "topologyKey");
         if topology.is_empty() {
             errs.required(path.child("topologyKey"), "can not be empty");
-        } else {
-            problems(errs, &path.child("topologyKey"), topology, qualified_problems(topology));
         }
         let when = text(one, "whenUnsatisfiable");
         let valid = &["DoNotSchedule", "ScheduleAnyway"];
         if !valid.contains(&when) {
             errs.not_supported(path.child("whenUnsatisfiable"), when, valid);
         }
-        let again = all[..at].iter().any(|other| {
+        let again = all[at + 1..].iter().any(|other| {
             text(other, "topologyKey") == topology && text(other, "whenUnsatisfiable") == when
         });
         if again {
@@ -106,9 +100,7 @@ pub(super) fn spread(errs: &mut FieldErrors, path: &Path, spec: &Value) {
                 errs.not_supported(path.child(field), policy, &["Honor", "Ignore"]);
             }
         }
-        for (n, name) in texts(one, "matchLabelKeys").enumerate() {
-            problems(errs, &path.child("matchLabelKeys").index(n), name, qualified_problems(name));
-        }
+        label_keys(errs, &path.child("matchLabelKeys"), one);
         label_selector(errs, &path.child("labelSelector"), key(one, "labelSelector"));
     }
 }
@@ -123,5 +115,23 @@ fn min_domains(errs: &mut FieldErrors, path: &Path, one: &Value, when: &str) {
         let detail =
             format!("can only use minDomains if whenUnsatisfiable=DoNotSchedule, not {when}");
         errs.invalid(path, min, detail);
+    }
+}
+
+/// `matchLabelKeys` of a spread constraint: labels that its selector does not have already.
+fn label_keys(errs: &mut FieldErrors, path: &Path, one: &Value) {
+    let selector = key(one, "labelSelector");
+    if selector.is_null() && !list(one, "matchLabelKeys").is_empty() {
+        errs.forbidden(path, "must not be specified when labelSelector is not set");
+    }
+    let selected = |name: &str| {
+        map(selector, "matchLabels").contains_key(name)
+            || list(selector, "matchExpressions").iter().any(|term| text(term, "key") == name)
+    };
+    for (n, name) in texts(one, "matchLabelKeys").enumerate() {
+        problems(errs, &path.index(n), name, qualified_problems(name));
+        if selected(name) {
+            errs.invalid(path.index(n), name, "exists in both matchLabelKeys and labelSelector");
+        }
     }
 }

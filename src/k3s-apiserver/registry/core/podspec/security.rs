@@ -4,11 +4,15 @@ use std::collections::HashSet;
 
 use serde_json::Value;
 
+use super::windows;
 use crate::registry::field::{FieldErrors, Path};
+use crate::registry::internal::renamed;
+use crate::registry::validate::one_of;
 use crate::registry::value::{at, flag, has, key, list, text};
 
 const ID_RANGE: &str = "must be between 0 and 2147483647, inclusive";
-const SECCOMP: &[&str] = &["Localhost", "RuntimeDefault", "Unconfined"];
+const PROFILES: &[&str] = &["Localhost", "RuntimeDefault", "Unconfined"];
+const PATH_MAX: usize = 4095;
 
 /// `spec.securityContext`.
 pub(super) fn validate_pod(errs: &mut FieldErrors, path: &Path, spec: &Value) {
@@ -25,26 +29,20 @@ pub(super) fn validate_pod(errs: &mut FieldErrors, path: &Path, spec: &Value) {
     }
     sysctls(errs, path, spec, context);
     if has(context, "fsGroupChangePolicy") {
-        let policy = text(context, "fsGroupChangePolicy");
-        if !matches!(policy, "Always" | "OnRootMismatch") {
-            errs.not_supported(
-                path.child("fsGroupChangePolicy"),
-                policy,
-                &["Always", "OnRootMismatch"],
-            );
-        }
+        let policy = key(context, "fsGroupChangePolicy");
+        let valid = &["Always", "OnRootMismatch"];
+        one_of(errs, &path.child("fsGroupChangePolicy"), policy, valid);
     }
-    profile(errs, &path.child("seccompProfile"), key(context, "seccompProfile"), "seccomp");
-    profile(errs, &path.child("appArmorProfile"), key(context, "appArmorProfile"), "AppArmor");
+    seccomp(errs, &path.child("seccompProfile"), key(context, "seccompProfile"));
+    windows::options(errs, &path.child("windowsOptions"), key(context, "windowsOptions"));
+    app_armor(errs, &path.child("appArmorProfile"), key(context, "appArmorProfile"));
     if has(context, "supplementalGroupsPolicy") {
-        let policy = text(context, "supplementalGroupsPolicy");
-        if !matches!(policy, "Merge" | "Strict") {
-            errs.not_supported(
-                path.child("supplementalGroupsPolicy"),
-                policy,
-                &["Merge", "Strict"],
-            );
-        }
+        let policy = key(context, "supplementalGroupsPolicy");
+        one_of(errs, &path.child("supplementalGroupsPolicy"), policy, &["Merge", "Strict"]);
+    }
+    if has(context, "seLinuxChangePolicy") {
+        let policy = key(context, "seLinuxChangePolicy");
+        one_of(errs, &path.child("seLinuxChangePolicy"), policy, &["MountOption", "Recursive"]);
     }
 }
 
@@ -71,19 +69,20 @@ pub(super) fn validate_container(
             errs.invalid(path.child("procMount"), kind, detail);
         }
     }
-    profile(errs, &path.child("seccompProfile"), key(context, "seccompProfile"), "seccomp");
-    profile(errs, &path.child("appArmorProfile"), key(context, "appArmorProfile"), "AppArmor");
+    seccomp(errs, &path.child("seccompProfile"), key(context, "seccompProfile"));
     if at(context, "allowPrivilegeEscalation").as_bool() == Some(false) {
         if flag(context, "privileged") {
             let detail = "cannot set `allowPrivilegeEscalation` to false and `privileged` to true";
-            errs.invalid(path, context.clone(), detail);
+            errs.invalid(path, renamed(context), detail);
         }
         let added = list(context, "capabilities.add");
         if added.iter().any(|cap| cap == "CAP_SYS_ADMIN") {
             let detail = "cannot set `allowPrivilegeEscalation` to false and `capabilities.Add` CAP_SYS_ADMIN";
-            errs.invalid(path, context.clone(), detail);
+            errs.invalid(path, renamed(context), detail);
         }
     }
+    windows::options(errs, &path.child("windowsOptions"), key(context, "windowsOptions"));
+    app_armor(errs, &path.child("appArmorProfile"), key(context, "appArmorProfile"));
 }
 
 fn id(errs: &mut FieldErrors, path: &Path, value: &Value) {
@@ -92,35 +91,54 @@ fn id(errs: &mut FieldErrors, path: &Path, value: &Value) {
     }
 }
 
-/// A seccomp or AppArmor profile.
-fn profile(errs: &mut FieldErrors, path: &Path, profile: &Value, what: &str) {
+fn seccomp(errs: &mut FieldErrors, path: &Path, profile: &Value) {
     if profile.is_null() {
         return;
     }
     let kind = text(profile, "type");
-    let local = key(profile, "localhostProfile");
-    let here = path.child("localhostProfile");
-    if kind == "Localhost" {
-        if local.is_null() {
-            errs.required(here, format!("must be set when {what} type is Localhost"));
-        } else if what == "seccomp" {
-            super::container::local_path(errs, &here, local.as_str().unwrap_or_default());
-        }
-    } else if !local.is_null() {
-        let detail = format!("can only be set when {what} type is Localhost");
-        errs.invalid(here, local.clone(), detail);
-    }
     match kind {
-        "" => errs.required(
-            path.child("type"),
-            if what == "seccomp" {
-                "type is required when seccompProfile is set"
-            } else {
-                "type is required when appArmorProfile is set"
-            },
-        ),
-        kind if SECCOMP.contains(&kind) => {}
-        kind => errs.not_supported(path.child("type"), kind, SECCOMP),
+        "" => errs.required(path.child("type"), "type is required when seccompProfile is set"),
+        _ => one_of(errs, &path.child("type"), key(profile, "type"), PROFILES),
+    }
+    let local = key(profile, "localhostProfile");
+    let path = path.child("localhostProfile");
+    if kind != "Localhost" {
+        if !local.is_null() {
+            errs.invalid(path, renamed(profile), "can only be set when seccomp type is Localhost");
+        }
+    } else if local.is_null() {
+        errs.required(path, "must be set when seccomp type is Localhost");
+    } else {
+        super::container::local_path(errs, &path, local.as_str().unwrap_or_default());
+    }
+}
+
+fn app_armor(errs: &mut FieldErrors, path: &Path, profile: &Value) {
+    if profile.is_null() {
+        return;
+    }
+    let local = profile.get("localhostProfile").and_then(Value::as_str);
+    let here = path.child("localhostProfile");
+    match (text(profile, "type"), local) {
+        ("Localhost", None) => errs.required(here, "must be set when AppArmor type is Localhost"),
+        ("Localhost", Some(name)) => {
+            if name.trim() != name {
+                errs.invalid(&here, name, "must not be padded with whitespace");
+            } else if name.is_empty() {
+                errs.required(&here, "must be set when AppArmor type is Localhost");
+            }
+            if name.len() > PATH_MAX {
+                errs.too_long(here, PATH_MAX);
+            }
+        }
+        ("RuntimeDefault" | "Unconfined", Some(name)) => {
+            errs.invalid(here, name, "can only be set when AppArmor type is Localhost");
+        }
+        ("RuntimeDefault" | "Unconfined", None) => {}
+        ("", _) => {
+            errs.required(path.child("type"), "type is required when appArmorProfile is set");
+        }
+        (kind, _) => errs.not_supported(path.child("type"), kind, PROFILES),
     }
 }
 

@@ -1,4 +1,4 @@
-//! Volumes of a pod and the sources they share with persistent volumes.
+//! Volumes of a pod: names, one source each, files and projections.
 
 use std::collections::HashSet;
 
@@ -7,8 +7,9 @@ use serde_json::Value;
 use super::Of;
 use super::container::local_path;
 use super::env::{field_ref, resource_ref};
+use super::volume_sources::{TOO_LONG_PORTAL, need, pod_only};
 use crate::registry::field::{FieldErrors, Path};
-use crate::registry::validate::{label_problems, one_of, problems};
+use crate::registry::validate::{label_problems, problems};
 use crate::registry::value::{has, int, key, list, text};
 
 const MODE: &str = "must be a number between 0 and 0777 (octal), both inclusive";
@@ -19,17 +20,6 @@ const DOWNWARD: &[&str] = &[
     "metadata.namespace",
     "metadata.uid",
 ];
-const HOST_PATH_TYPES: &[&str] = &[
-    "",
-    "BlockDevice",
-    "CharDevice",
-    "Directory",
-    "DirectoryOrCreate",
-    "File",
-    "FileOrCreate",
-    "Socket",
-];
-
 /// The volumes that containers may mount.
 pub(super) struct Volumes<'a> {
     names: HashSet<&'a str>,
@@ -52,27 +42,41 @@ pub(super) fn validate<'a>(
     errs: &mut FieldErrors,
     path: &Path,
     volumes: &'a [Value],
-    _of: Of,
+    of: Of<'_>,
 ) -> Volumes<'a> {
+    let pod = match of {
+        Of::Pod(name) => name,
+        Of::Template => "",
+    };
+    let made: HashSet<String> = volumes
+        .iter()
+        .filter(|volume| !pod.is_empty() && has(volume, "ephemeral"))
+        .map(|volume| format!("{pod}-{}", text(volume, "name")))
+        .collect();
     let mut known = Volumes { names: HashSet::new(), claims: HashSet::new() };
     for (at, volume) in volumes.iter().enumerate() {
         let path = path.index(at);
-        source(errs, &path, volume);
+        let before = errs.0.len();
+        source(errs, &path, volume, of);
         let name = text(volume, "name");
         if name.is_empty() {
             errs.required(path.child("name"), "");
-            continue;
+        } else {
+            problems(errs, &path.child("name"), name, label_problems(name));
         }
-        let found = label_problems(name);
-        let bad = !found.is_empty();
-        problems(errs, &path.child("name"), name, found);
         if known.names.contains(name) {
             errs.duplicate(path.child("name"), name);
-        } else if !bad {
+        }
+        if errs.0.len() == before {
             known.names.insert(name);
             if has(volume, "persistentVolumeClaim") || has(volume, "ephemeral") {
                 known.claims.insert(name);
             }
+        }
+        let claim = text(volume, "persistentVolumeClaim.claimName");
+        if made.contains(claim) {
+            let detail = "must not reference a PVC that gets created for an ephemeral volume";
+            errs.invalid(path.child("persistentVolumeClaim").child("claimName"), claim, detail);
         }
     }
     known
@@ -112,34 +116,37 @@ const SOURCES: &[&str] = &[
     "image",
 ];
 
-fn source(errs: &mut FieldErrors, path: &Path, volume: &Value) {
+fn source(errs: &mut FieldErrors, path: &Path, volume: &Value, of: Of<'_>) {
     let mut count = 0;
     for kind in SOURCES.iter().filter(|kind| has(volume, kind)) {
-        let path = path.child(kind);
         if count > 0 {
-            errs.forbidden(path, "may not specify more than 1 volume type");
+            // Two of these names are upstream's slips, which clients see.
+            let shown = match *kind {
+                "cephfs" => "cephFS",
+                "downwardAPI" => "downwarAPI",
+                kind => kind,
+            };
+            errs.forbidden(path.child(shown), "may not specify more than 1 volume type");
             continue;
         }
         count += 1;
-        one(errs, &path, kind, key(volume, kind));
+        one(errs, path, kind, volume, of);
     }
     if count == 0 {
         errs.required(path, "must specify a volume type");
     }
 }
 
-fn one(errs: &mut FieldErrors, path: &Path, kind: &str, source: &Value) {
+fn one(errs: &mut FieldErrors, volume_path: &Path, kind: &str, volume: &Value, of: Of<'_>) {
+    let source = key(volume, kind);
+    let path = &volume_path.child(kind);
     match kind {
         "secret" => {
-            if text(source, "secretName").is_empty() {
-                errs.required(path.child("secretName"), "");
-            }
+            need(errs, path, source, "secretName");
             files(errs, path, source);
         }
         "configMap" => {
-            if text(source, "name").is_empty() {
-                errs.required(path.child("name"), "");
-            }
+            need(errs, path, source, "name");
             files(errs, path, source);
         }
         "downwardAPI" => {
@@ -147,104 +154,67 @@ fn one(errs: &mut FieldErrors, path: &Path, kind: &str, source: &Value) {
             downward(errs, path, source);
         }
         "projected" => projected(errs, path, source),
-        "persistentVolumeClaim" => {
-            if text(source, "claimName").is_empty() {
-                errs.required(path.child("claimName"), "");
-            }
-        }
         "emptyDir" => {
-            if crate::registry::core::resources::nano(key(source, "sizeLimit"))
-                .is_some_and(|n| n < 0)
-            {
-                errs.forbidden(
-                    path.child("sizeLimit"),
-                    "SizeLimit field must be a valid resource quantity",
-                );
+            let limit = crate::registry::core::resources::nano(key(source, "sizeLimit"));
+            if limit.is_some_and(|n| n < 0) {
+                let detail = "SizeLimit field must be a valid resource quantity";
+                errs.forbidden(path.child("sizeLimit"), detail);
             }
         }
-        "ephemeral" => {
-            let template = key(source, "volumeClaimTemplate");
-            if template.is_null() {
-                errs.required(path.child("volumeClaimTemplate"), "");
-            } else {
-                let path = path.child("volumeClaimTemplate").child("spec");
-                crate::registry::core::persistentvolumeclaim::validate_spec(
-                    errs,
-                    &path,
-                    key(template, "spec"),
-                );
+        "iscsi" => {
+            pod_only(errs, volume_path, kind, source);
+            let name = text(volume, "name");
+            let long = name.len() + 1 + text(source, "targetPortal").len() > 64;
+            if has(source, "initiatorName") && long {
+                errs.invalid(volume_path.child("name"), name, TOO_LONG_PORTAL);
             }
         }
-        "csi" => {
-            if text(source, "driver").is_empty() {
-                errs.required(path.child("driver"), "");
-            }
-        }
-        _ => shared_source(errs, path, kind, source),
-    }
-}
-
-/// A source that persistent volumes have too.
-pub(crate) fn shared_source(errs: &mut FieldErrors, path: &Path, kind: &str, source: &Value) {
-    let mut need = |field: &str| {
-        if text(source, field).is_empty() {
-            errs.required(path.child(field), "");
-        }
-    };
-    match kind {
-        "hostPath" => host_path(errs, path, source),
-        "nfs" => {
-            need("server");
-            match text(source, "path") {
-                "" => need("path"),
-                target if !target.starts_with('/') => {
-                    errs.invalid(path.child("path"), target, "must be an absolute path");
-                }
-                _ => {}
-            }
-        }
-        "iscsi" => ["targetPortal", "iqn"].iter().for_each(|field| need(field)),
-        "glusterfs" => ["endpoints", "path"].iter().for_each(|field| need(field)),
-        "cephfs" if list(source, "monitors").is_empty() => {
-            errs.required(path.child("monitors"), "");
-        }
-        "rbd" => {
-            need("image");
-            if list(source, "monitors").is_empty() {
-                errs.required(path.child("monitors"), "");
-            }
-        }
-        "gcePersistentDisk" => need("pdName"),
-        "awsElasticBlockStore" | "cinder" | "portworxVolume" => need("volumeID"),
-        "flexVolume" => need("driver"),
-        "azureFile" => ["secretName", "shareName"].iter().for_each(|field| need(field)),
-        "azureDisk" => ["diskName", "diskURI"].iter().for_each(|field| need(field)),
-        "vsphereVolume" => need("volumePath"),
+        "ephemeral" => ephemeral(errs, volume_path, source, text(volume, "name"), of),
         "image" => {
-            need("reference");
-            one_of(
-                errs,
-                &path.child("pullPolicy"),
-                key(source, "pullPolicy"),
-                &["Always", "IfNotPresent", "Never"],
-            );
+            if matches!(of, Of::Pod(_)) {
+                need(errs, path, source, "reference");
+            }
+            super::container::pull_policy(errs, &path.child("pullPolicy"), source, "pullPolicy");
         }
-        _ => {}
+        _ => pod_only(errs, volume_path, kind, source),
     }
 }
 
-fn host_path(errs: &mut FieldErrors, path: &Path, source: &Value) {
-    let target = text(source, "path");
-    if target.is_empty() {
-        errs.required(path.child("path"), "");
-        return;
+/// A claim that is made for the pod, under a name made of both names.
+fn ephemeral(errs: &mut FieldErrors, volume: &Path, source: &Value, name: &str, of: Of<'_>) {
+    let path = volume.child("ephemeral").child("volumeClaimTemplate");
+    let template = key(source, "volumeClaimTemplate");
+    if template.is_null() {
+        errs.required(path, "");
+    } else {
+        let meta = key(template, "metadata");
+        let here = path.child("metadata");
+        crate::registry::meta::annotations(
+            &here.child("annotations"),
+            key(meta, "annotations"),
+            errs,
+        );
+        crate::registry::validate::labels(errs, &here.child("labels"), key(meta, "labels"));
+        for (field, value) in meta.as_object().into_iter().flatten() {
+            let known = matches!(field.as_str(), "annotations" | "labels");
+            if !known && !crate::registry::value::is_zero(value) {
+                errs.forbidden(here.child(field), "cannot be set");
+            }
+        }
+        crate::registry::core::persistentvolumeclaim::validate_spec(
+            errs,
+            &path.child("spec"),
+            key(template, "spec"),
+        );
     }
-    if target.split('/').any(|part| part == "..") {
-        errs.invalid(path.child("path"), target, "must not contain '..'");
-    }
-    let kind = text(source, "type");
-    if !HOST_PATH_TYPES.contains(&kind) {
-        errs.not_supported(path.child("type"), kind, HOST_PATH_TYPES);
+    if let Of::Pod(pod) = of
+        && !pod.is_empty()
+        && !name.is_empty()
+    {
+        let claim = format!("{pod}-{name}");
+        for problem in crate::registry::validate::subdomain_problems(&claim) {
+            errs.invalid(volume.child("name"), name, format!("PVC name {claim:?}: {problem}"));
+        }
     }
 }
 
@@ -263,9 +233,7 @@ fn files(errs: &mut FieldErrors, path: &Path, source: &Value) {
 }
 
 fn key_to_path(errs: &mut FieldErrors, path: &Path, item: &Value) {
-    if text(item, "key").is_empty() {
-        errs.required(path.child("key"), "");
-    }
+    need(errs, path, item, "key");
     file(errs, &path.child("path"), text(item, "path"));
     mode(errs, &path.child("mode"), key(item, "mode"));
 }
@@ -275,37 +243,32 @@ fn file(errs: &mut FieldErrors, path: &Path, target: &str) {
         errs.required(path, "");
         return;
     }
+    not_reserved(errs, path, target);
+}
+
+/// A path inside a volume whose names the kubelet keeps for itself begin with `..`.
+fn not_reserved(errs: &mut FieldErrors, path: &Path, target: &str) {
     local_path(errs, path, target);
-    if target.starts_with("..") && !target.split('/').any(|part| part == "..") {
+    if target.starts_with("..") && !target.starts_with("../") {
         errs.invalid(path, target, "must not start with '..'");
     }
 }
 
+/// The files of the downward API; upstream says `path` of the source, not of the item.
 fn downward(errs: &mut FieldErrors, path: &Path, source: &Value) {
-    for (n, item) in list(source, "items").iter().enumerate() {
-        let path = path.child("items").index(n);
+    for item in list(source, "items") {
         file(errs, &path.child("path"), text(item, "path"));
-        match (has(item, "fieldRef"), has(item, "resourceFieldRef")) {
-            (true, false) => {
-                field_ref(errs, &path.child("fieldRef"), key(item, "fieldRef"), DOWNWARD)
+        let (field, resource) = (key(item, "fieldRef"), key(item, "resourceFieldRef"));
+        if !field.is_null() {
+            field_ref(errs, &path.child("fieldRef"), field, DOWNWARD);
+            if !resource.is_null() {
+                let detail = "fieldRef and resourceFieldRef can not be specified simultaneously";
+                errs.invalid(path, "resource", detail);
             }
-            (false, true) => {
-                resource_ref(
-                    errs,
-                    &path.child("resourceFieldRef"),
-                    key(item, "resourceFieldRef"),
-                    true,
-                );
-            }
-            (true, true) => errs.invalid(
-                path.child("resource"),
-                "",
-                "fieldRef and resourceFieldRef can not be specified simultaneously",
-            ),
-            (false, false) => errs.required(
-                path.child("fieldRef"),
-                "one of fieldRef and resourceFieldRef is required",
-            ),
+        } else if !resource.is_null() {
+            resource_ref(errs, &path.child("resourceFieldRef"), resource, true);
+        } else {
+            errs.required(path, "one of fieldRef and resourceFieldRef is required");
         }
         mode(errs, &path.child("mode"), key(item, "mode"));
     }
@@ -315,7 +278,7 @@ fn projected(errs: &mut FieldErrors, path: &Path, source: &Value) {
     mode(errs, &path.child("defaultMode"), key(source, "defaultMode"));
     let mut paths = HashSet::new();
     for (n, part) in list(source, "sources").iter().enumerate() {
-        let path = path.child("sources").index(n);
+        let here = path.child("sources").index(n);
         let mut count = 0;
         for kind in [
             "secret",
@@ -324,48 +287,106 @@ fn projected(errs: &mut FieldErrors, path: &Path, source: &Value) {
             "serviceAccountToken",
             "clusterTrustBundle",
             "podCertificate",
-        ] {
-            if !has(part, kind) {
-                continue;
-            }
-            let path = path.child(kind);
-            if count > 0 {
-                errs.forbidden(path, "may not specify more than 1 volume type");
-                continue;
-            }
+        ]
+        .into_iter()
+        .filter(|kind| has(part, kind))
+        {
             count += 1;
-            let from = key(part, kind);
-            match kind {
-                "secret" | "configMap" => {
-                    if text(from, "name").is_empty() {
-                        errs.required(path.child("name"), "");
-                    }
-                    files(errs, &path, from);
-                }
-                "downwardAPI" => downward(errs, &path, from),
-                "serviceAccountToken" => token(errs, &path, from),
-                _ => {}
-            }
-            for item in list(from, "items") {
-                let target = text(item, "path");
-                if !target.is_empty() && !paths.insert(target) {
-                    errs.invalid(path.child("path"), target, "conflicting duplicate paths");
-                }
-            }
+            projection(errs, path, &here.child(kind), (kind, key(part, kind)), &mut paths);
         }
-        if count == 0 {
-            errs.required(path, "must specify a volume type");
+        if count > 1 {
+            errs.forbidden(here, "may not specify more than 1 volume type per source");
         }
     }
 }
 
-fn token(errs: &mut FieldErrors, path: &Path, token: &Value) {
+/// One projection at `path`; what it says of paths is said of the whole volume at `all`.
+fn projection<'a>(
+    errs: &mut FieldErrors,
+    all: &Path,
+    path: &Path,
+    (kind, from): (&str, &'a Value),
+    paths: &mut HashSet<&'a str>,
+) {
+    let mut taken = |errs: &mut FieldErrors, target: &'a str, shown: &str| {
+        if !target.is_empty() && !paths.insert(target) {
+            errs.invalid(all, shown, "conflicting duplicate paths");
+        }
+    };
+    match kind {
+        "secret" | "configMap" => {
+            need(errs, path, from, "name");
+            for (at, item) in list(from, "items").iter().enumerate() {
+                key_to_path(errs, &path.child("items").index(at), item);
+                taken(errs, text(item, "path"), text(from, "name"));
+            }
+        }
+        "downwardAPI" => {
+            downward(errs, path, from);
+            for item in list(from, "items") {
+                taken(errs, text(item, "path"), text(item, "path"));
+            }
+        }
+        "serviceAccountToken" => token(errs, all, path, from),
+        "clusterTrustBundle" => {
+            trust_bundle(errs, path, from);
+            taken(errs, text(from, "path"), text(from, "path"));
+        }
+        _ => certificate(errs, path, from),
+    }
+}
+
+fn token(errs: &mut FieldErrors, all: &Path, path: &Path, token: &Value) {
     let seconds = int(token, "expirationSeconds").unwrap_or_default();
     let here = path.child("expirationSeconds");
     if seconds < 600 {
-        errs.invalid(here, seconds, "may not specify a duration less than 10 minutes");
-    } else if seconds > 1 << 32 {
-        errs.invalid(here, seconds, "may not specify a duration larger than 2^32 seconds");
+        errs.invalid(&here, seconds, "may not specify a duration less than 10 minutes");
     }
-    file(errs, &path.child("path"), text(token, "path"));
+    if seconds > 1 << 32 {
+        errs.invalid(&here, seconds, "may not specify a duration larger than 2^32 seconds");
+    }
+    file(errs, &all.child("path"), text(token, "path"));
+}
+
+fn trust_bundle(errs: &mut FieldErrors, path: &Path, from: &Value) {
+    let selector = key(from, "labelSelector");
+    match (has(from, "name"), has(from, "signerName")) {
+        (true, true) => {
+            let shown = crate::registry::internal::renamed(from);
+            errs.invalid(path, shown, "only one of name and signerName may be used");
+        }
+        (true, false) => {
+            let name = text(from, "name");
+            if name.is_empty() {
+                errs.required(path.child("name"), "must be a valid object name");
+            }
+            if !selector.is_null() {
+                let detail = "labelSelector must be unset if name is specified";
+                errs.invalid(path.child("labelSelector"), selector.clone(), detail);
+            }
+        }
+        (false, true) => {
+            if text(from, "signerName").is_empty() {
+                errs.required(path.child("signerName"), "must be a valid signer name");
+            }
+            crate::registry::validate::label_selector(errs, &path.child("labelSelector"), selector);
+        }
+        (false, false) => errs.required(path, "either name or signerName must be specified"),
+    }
+    need(errs, path, from, "path");
+    not_reserved(errs, &path.child("path"), text(from, "path"));
+}
+
+fn certificate(errs: &mut FieldErrors, path: &Path, from: &Value) {
+    need(errs, path, from, "signerName");
+    let paths = ["credentialBundlePath", "keyPath", "certificateChainPath"];
+    if paths.iter().all(|field| text(from, field).is_empty()) {
+        errs.required(
+            path,
+            "specify at least one of `credentialBundlePath`, `keyPath` and `certificateChainPath`",
+        );
+    }
+    for field in paths {
+        not_reserved(errs, &path.child(field), text(from, field));
+    }
 }
