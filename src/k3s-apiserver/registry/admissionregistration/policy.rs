@@ -13,7 +13,9 @@ use super::rules::{
 use crate::expressions::{Params, Scope};
 use crate::registry::field::{FieldErrors, Path};
 use crate::registry::table::{age, column, integer, name};
-use crate::registry::validate::spec;
+use crate::registry::validate::{
+    label_1035_problems, problems, qualified_problems, spec, subdomain_problems,
+};
 use crate::registry::value::{at, at_mut, default, has, key, list, text};
 use crate::registry::{AGE, Column, Cx, NAME, Object, Strategy};
 
@@ -69,7 +71,10 @@ impl Policy {
         }
         match self.mutating() {
             true => mutations(errs, &path, body, &scope),
-            false => validations(errs, &path, body, &scope),
+            false => {
+                validations(errs, &path, body, &scope);
+                audit_annotations(errs, obj, &scope);
+            }
         }
     }
 }
@@ -124,15 +129,59 @@ fn identifier(name: &str) -> bool {
 }
 
 fn param_kind(errs: &mut FieldErrors, path: &Path, kind: &Value) {
-    let version = text(kind, "apiVersion");
-    if version.is_empty() {
-        errs.required(path.child("apiVersion"), "");
-    } else if version.split('/').count() > 2 {
-        let detail = format!("unexpected GroupVersion string: {version}");
-        errs.invalid(path.child("apiVersion"), version, detail);
+    let (here, whole) = (path.child("apiVersion"), text(kind, "apiVersion"));
+    let (group, version) = whole.split_once('/').unwrap_or(("", whole));
+    if whole.is_empty() {
+        errs.required(here, "");
+    } else if version.contains('/') {
+        errs.invalid(here, whole, format!("unexpected GroupVersion string: {whole}"));
+    } else {
+        let said = |problems: Vec<String>| problems.join(",");
+        let found = if group.is_empty() { Vec::new() } else { subdomain_problems(group) };
+        if !found.is_empty() {
+            errs.invalid(&here, group, said(found));
+        }
+        let found = label_1035_problems(version);
+        if version.is_empty() {
+            errs.invalid(here, version, "version must be specified");
+        } else if !found.is_empty() {
+            errs.invalid(here, version, said(found));
+        }
     }
-    if text(kind, "kind").is_empty() {
-        errs.required(path.child("kind"), "");
+    let (here, kind) = (path.child("kind"), text(kind, "kind"));
+    let found = label_1035_problems(&kind.to_lowercase());
+    if kind.is_empty() {
+        errs.required(here, "");
+    } else if !found.is_empty() {
+        let why = found.join(",");
+        errs.invalid(here, kind, format!("may have mixed case, but should otherwise match: {why}"));
+    }
+}
+
+/// What a policy writes into the audit log.
+fn audit_annotations(errs: &mut FieldErrors, obj: &Object, scope: &Scope) {
+    const MOST: usize = 20;
+    const LONGEST: usize = 5 << 10;
+    let (all, path) = (list(obj, "spec.auditAnnotations"), spec().child("auditAnnotations"));
+    let policy = text(obj, "metadata.name");
+    if all.len() > MOST {
+        errs.invalid(&path, json!(all), format!("must not have more than {MOST} auditAnnotations"));
+    }
+    for (n, one) in all.iter().enumerate() {
+        let (path, name) = (path.index(n), text(one, "key"));
+        let whole = if policy.is_empty() { name.to_owned() } else { format!("{policy}/{name}") };
+        problems(errs, &path.child("key"), name, qualified_problems(&whole));
+        let (here, value) = (path.child("valueExpression"), text(one, "valueExpression"));
+        if value.trim().is_empty() {
+            errs.required(here, "valueExpression is not specified");
+        } else if value.trim().len() > LONGEST {
+            errs.required(here, "must not exceed 5kb in length");
+        } else if let Err(why) = scope.compile(value.trim()) {
+            errs.invalid(here, value, format!("compilation failed: {why}"));
+        }
+        if all[..n].iter().any(|other| text(other, "key") == name) {
+            errs.duplicate(path.child("key"), name);
+        }
     }
 }
 

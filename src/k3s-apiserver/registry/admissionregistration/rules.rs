@@ -7,7 +7,8 @@ use serde_json::{Value, json};
 
 use crate::expressions::Scope;
 use crate::registry::field::{FieldErrors, Path};
-use crate::registry::validate::{label_selector, problems, qualified_problems};
+use crate::registry::rbac::path_segment;
+use crate::registry::validate::{label_selector, one_of, problems, qualified_problems};
 use crate::registry::value::{default, has, key, list, list_mut, text, texts};
 
 const OPERATIONS: &[&str] = &["*", "CONNECT", "CREATE", "DELETE", "UPDATE"];
@@ -31,49 +32,99 @@ pub(super) fn default_rules(holder: &mut Value, field: &str) {
 
 /// Rules of webhooks and policies.
 pub(super) fn rule(errs: &mut FieldErrors, path: &Path, rule: &Value) {
-    for field in ["apiGroups", "apiVersions", "resources"] {
-        let values: Vec<&str> = texts(rule, field).collect();
+    operations(errs, &path.child("operations"), rule);
+    for (field, noun) in [("apiGroups", "API groups"), ("apiVersions", "API versions")] {
+        let (path, values) = (path.child(field), texts(rule, field).collect::<Vec<_>>());
         if values.is_empty() {
-            errs.required(path.child(field), "");
+            errs.required(&path, "");
         }
         if values.len() > 1 && values.contains(&"*") {
-            let shown = key(rule, field).clone();
-            let detail = if field == "resources" {
-                "if '*' is present, must not specify other resources without subresources"
-            } else {
-                "if '*' is present, must not specify other "
-            };
-            let noun = if field == "apiGroups" { "API groups" } else { "API versions" };
-            let detail =
-                if field == "resources" { detail.to_owned() } else { format!("{detail}{noun}") };
-            errs.invalid(path.child(field), shown, detail);
+            let detail = format!("if '*' is present, must not specify other {noun}");
+            errs.invalid(&path, key(rule, field).clone(), detail);
         }
-        if field != "apiGroups" {
-            for (n, value) in values.iter().enumerate() {
-                if value.is_empty() {
-                    errs.required(path.child(field).index(n), "");
-                }
+        for (n, value) in values.iter().enumerate() {
+            if value.is_empty() && field == "apiVersions" {
+                errs.required(path.index(n), "");
             }
         }
     }
-    let scope = text(rule, "scope");
-    if has(rule, "scope") && !matches!(scope, "*" | "Cluster" | "Namespaced") {
-        errs.not_supported(path.child("scope"), scope, &["*", "Cluster", "Namespaced"]);
+    resources(errs, &path.child("resources"), rule);
+    if has(rule, "scope") {
+        let valid = &["*", "Cluster", "Namespaced"];
+        one_of(errs, &path.child("scope"), key(rule, "scope"), valid);
     }
+}
+
+fn operations(errs: &mut FieldErrors, path: &Path, rule: &Value) {
     let operations: Vec<&str> = texts(rule, "operations").collect();
-    let path = path.child("operations");
     if operations.is_empty() {
-        errs.required(path.clone(), "");
+        errs.required(path, "");
     }
     if operations.len() > 1 && operations.contains(&"*") {
         let shown = key(rule, "operations").clone();
-        errs.invalid(path.clone(), shown, "if '*' is present, must not specify other operations");
+        errs.invalid(path, shown, "if '*' is present, must not specify other operations");
     }
     for (n, operation) in operations.iter().enumerate() {
         if !OPERATIONS.contains(operation) {
             errs.not_supported(path.index(n), *operation, OPERATIONS);
         }
     }
+}
+
+/// `pods`, `pods/status`, `*`, `pods/*`, `*/status`, `*/*`: none may say again what another does.
+fn resources(errs: &mut FieldErrors, path: &Path, rule: &Value) {
+    let all: Vec<&str> = texts(rule, "resources").collect();
+    if all.is_empty() {
+        errs.required(path, "");
+    }
+    let (mut whole, mut everywhere) = (HashSet::new(), HashSet::new());
+    let mut without_subresource = false;
+    for (n, one) in all.iter().enumerate() {
+        let path = path.index(n);
+        if one.is_empty() {
+            errs.required(path, "");
+            continue;
+        }
+        let Some((resource, sub)) = one.split_once('/') else {
+            without_subresource = *one != "*";
+            continue;
+        };
+        if whole.contains(resource) {
+            let detail = format!("if '{resource}/*' is present, must not specify {one}");
+            errs.invalid(&path, *one, detail);
+        }
+        if everywhere.contains(sub) {
+            let detail = format!("if '*/{sub}' is present, must not specify {one}");
+            errs.invalid(&path, *one, detail);
+        }
+        if sub == "*" {
+            whole.insert(resource);
+        }
+        if resource == "*" {
+            everywhere.insert(sub);
+        }
+    }
+    let shown = || key(rule, "resources").clone();
+    if all.len() > 1 && all.contains(&"*/*") {
+        errs.invalid(path, shown(), "if '*/*' is present, must not specify other resources");
+    }
+    if all.contains(&"*") && without_subresource {
+        let detail = "if '*' is present, must not specify other resources without subresources";
+        errs.invalid(path, shown(), detail);
+    }
+}
+
+/// A rule that may name objects.
+fn named_rule(errs: &mut FieldErrors, path: &Path, one: &Value) {
+    let mut seen = HashSet::new();
+    for (n, name) in texts(one, "resourceNames").enumerate() {
+        let path = path.child("resourceNames").index(n);
+        path_segment(errs, &path, name);
+        if !seen.insert(name) {
+            errs.duplicate(path, name);
+        }
+    }
+    rule(errs, path, one);
 }
 
 /// A `MatchResources` of a policy (where rules are required) or of a binding.
@@ -87,7 +138,7 @@ pub(super) fn match_resources(errs: &mut FieldErrors, path: &Path, resources: &V
     }
     for field in ["resourceRules", "excludeResourceRules"] {
         for (n, one) in list(resources, field).iter().enumerate() {
-            rule(errs, &path.child(field).index(n), one);
+            named_rule(errs, &path.child(field).index(n), one);
         }
     }
 }

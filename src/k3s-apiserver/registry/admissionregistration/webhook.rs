@@ -7,7 +7,9 @@ use super::rules::{default_rules, failure_policy, match_conditions, rule};
 use crate::expressions::Scope;
 use crate::registry::field::{FieldErrors, Path};
 use crate::registry::table::{age, integer, name};
-use crate::registry::validate::{label_selector, problems, subdomain_problems};
+use crate::registry::validate::{
+    label_1035_problems, label_selector, one_of, problems, subdomain_problems,
+};
 use crate::registry::value::{at_mut, default, has, int, key, list, list_mut, text, texts};
 use crate::registry::{AGE, Column, Cx, NAME, Object, Strategy};
 
@@ -109,6 +111,10 @@ fn one(errs: &mut FieldErrors, path: &Path, hook: &Value) {
     for field in ["namespaceSelector", "objectSelector"] {
         label_selector(errs, &path.child(field), key(hook, field));
     }
+    if has(hook, "reinvocationPolicy") {
+        let policy = key(hook, "reinvocationPolicy");
+        one_of(errs, &path.child("reinvocationPolicy"), policy, &["IfNeeded", "Never"]);
+    }
     client_config(errs, &path.child("clientConfig"), key(hook, "clientConfig"));
     review_versions(errs, &path.child("admissionReviewVersions"), hook);
     let scope = Scope::match_conditions();
@@ -118,27 +124,66 @@ fn one(errs: &mut FieldErrors, path: &Path, hook: &Value) {
 
 fn client_config(errs: &mut FieldErrors, path: &Path, config: &Value) {
     match (has(config, "url"), has(config, "service")) {
-        (true, false) => {
-            let url = text(config, "url");
-            let scheme = url.split_once("://").map_or("", |(scheme, _)| scheme);
-            if scheme != "https" {
-                let detail =
-                    "'https' is the only allowed URL scheme; desired format: https://host[/path]";
-                errs.invalid(path.child("url"), scheme, detail);
-            }
-        }
-        (false, true) => {
-            let service = key(config, "service");
-            for field in ["namespace", "name"] {
-                if text(service, field).is_empty() {
-                    errs.required(
-                        path.child("service").child(field),
-                        format!("service {field} is required"),
-                    );
-                }
-            }
-        }
+        (true, false) => url(errs, &path.child("url"), text(config, "url")),
+        (false, true) => service(errs, &path.child("service"), key(config, "service")),
         _ => errs.required(path, "exactly one of url or service is required"),
+    }
+}
+
+fn url(errs: &mut FieldErrors, path: &Path, url: &str) {
+    const FORM: &str = "; desired format: https://host[/path]";
+    let (scheme, rest) = url.split_once("://").unwrap_or_default();
+    let (rest, fragment) = rest.split_once('#').unwrap_or((rest, ""));
+    let (rest, query) = rest.split_once('?').unwrap_or((rest, ""));
+    let authority = rest.split('/').next().unwrap_or_default();
+    let (user, host) = match authority.rsplit_once('@') {
+        Some((user, host)) => (Some(user), host),
+        None => (None, authority),
+    };
+    if scheme != "https" {
+        errs.invalid(path, scheme, format!("'https' is the only allowed URL scheme{FORM}"));
+    }
+    if host.is_empty() {
+        errs.invalid(path, host, format!("host must be specified{FORM}"));
+    }
+    if let Some(user) = user {
+        errs.invalid(path, user, "user information is not permitted in the URL");
+    }
+    if !fragment.is_empty() {
+        errs.invalid(path, fragment, "fragments are not permitted in the URL");
+    }
+    if !query.is_empty() {
+        errs.invalid(path, query, "query parameters are not permitted in the URL");
+    }
+}
+
+fn service(errs: &mut FieldErrors, path: &Path, service: &Value) {
+    for field in ["name", "namespace"] {
+        if text(service, field).is_empty() {
+            errs.required(path.child(field), format!("service {field} is required"));
+        }
+    }
+    if let Some(port) = int(service, "port").filter(|port| !(1..=65535).contains(port)) {
+        let detail = "port is not valid: must be between 1 and 65535, inclusive";
+        errs.invalid(path.child("port"), port, detail);
+    }
+    let (path, target) = (path.child("path"), text(service, "path"));
+    match target {
+        "" | "/" => return,
+        "//" => return errs.invalid(path, target, "segment[0] may not be empty"),
+        _ if !target.starts_with('/') => errs.invalid(&path, target, "must start with a '/'"),
+        _ => {}
+    }
+    let inner = target.get(1..).unwrap_or_default();
+    let inner = inner.strip_suffix('/').unwrap_or(inner);
+    for (n, step) in inner.split('/').enumerate() {
+        if step.is_empty() {
+            errs.invalid(&path, target, format!("segment[{n}] may not be empty"));
+            continue;
+        }
+        for problem in subdomain_problems(step) {
+            errs.invalid(&path, target, format!("segment[{n}]: {problem}"));
+        }
     }
 }
 
@@ -151,7 +196,9 @@ fn review_versions(errs: &mut FieldErrors, path: &Path, hook: &Value) {
     for (n, version) in versions.iter().enumerate() {
         if versions[..n].contains(version) {
             errs.invalid(path.index(n), *version, "duplicate version");
+            continue;
         }
+        problems(errs, &path.index(n), version, label_1035_problems(version));
     }
     if !versions.iter().any(|version| matches!(*version, "v1" | "v1beta1")) {
         let shown = key(hook, "admissionReviewVersions").clone();
