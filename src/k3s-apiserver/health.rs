@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 
+use apimachinery::gotext::quote;
 use http::header::{CONTENT_TYPE, HeaderValue};
 use http::{Response, StatusCode};
 use serde_json::json;
@@ -198,11 +199,22 @@ pub fn check(call: &Call<'_>, path: &str) -> Response<Body> {
             report.push_str(&format!("[-]{} failed: reason withheld\n", check.name));
         }
     }
+    if only.is_none() {
+        let unknown = excluded.iter().filter(|name| !all.iter().any(|check| check.name == **name));
+        let mut unknown: Vec<&str> = unknown.copied().collect();
+        unknown.sort_unstable();
+        unknown.dedup();
+        if !unknown.is_empty() {
+            let names = unknown.iter().map(|name| quote(name)).collect::<Vec<_>>().join(",");
+            let text = "warn: some health checks cannot be excluded: no matches for";
+            report.push_str(&format!("{text} {names}\n"));
+        }
+    }
     if failed {
         report.push_str(&format!("{kind} check failed\n"));
         return text(StatusCode::INTERNAL_SERVER_ERROR, report);
     }
-    if call.query.get("verbose").is_some() {
+    if only.is_none() && call.query.get("verbose").is_some() {
         report.push_str(&format!("{kind} check passed\n"));
         return text(StatusCode::OK, report);
     }

@@ -22,6 +22,7 @@ pub(super) fn describe(schemas: &mut Map<String, Value>) {
     let mut generator = SchemaSettings::draft2020_12().into_generator();
     add_roots(&mut generator, schemas);
     copy(schemas, generator.definitions());
+    super::enums::add(schemas);
 }
 
 fn add_roots(generator: &mut SchemaGenerator, wanted: &Map<String, Value>) {

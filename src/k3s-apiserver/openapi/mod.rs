@@ -9,6 +9,7 @@
 
 pub mod custom;
 mod descriptions;
+mod enums;
 mod paths;
 mod schemas;
 pub mod v2;

@@ -158,7 +158,7 @@ fn property(owner: Node<'_>, field: &Field, dialect: Dialect) -> Value {
         (Omit::Never, Type::String) => Some(json!("")),
         (Omit::Never, Type::Int32 | Type::Int64 | Type::Double) => Some(json!(0)),
         (Omit::Never, Type::Bool) => Some(json!(false)),
-        _ => None,
+        _ => super::enums::default(owner.name(), owner.schema.text(field.name)),
     };
     if let (Some(default), Dialect::V3) = (default, dialect) {
         if let Some(reference) = map.remove("$ref") {

@@ -284,6 +284,9 @@ mod tests {
             super::json(Struct::PersistentVolumeClaimSpec, &claim),
             r#"{"AccessModes":["ReadWriteOnce"],"Selector":null,"Resources":{"Limits":null,"Requests":{"storage":"1Gi"}},"VolumeName":"","StorageClassName":null,"VolumeMode":null,"DataSource":null,"DataSourceRef":null,"VolumeAttributesClassName":null}"#
         );
+        let template = json!({"metadata": {"labels": {"a": "b"}, "annotations": {}}});
+        let shown = super::json(Struct::PodTemplateSpec, &template);
+        assert!(shown.starts_with(r#"{"labels":{"a":"b"},"Spec":{"#), "{shown}");
         let spec = tree("PodSpec", &json!({"hostNetwork": true}));
         let mut text = String::new();
         compact(&spec, &mut text);
