@@ -251,7 +251,7 @@ pub fn render(call: &Call<'_>, kind: &Kind, accept: Accept, page: Page) -> Respo
             "kind": "PartialObjectMetadataList",
             "apiVersion": format!("meta.k8s.io/{}", accept.meta_version),
             "metadata": meta,
-            "items": trees.iter().map(|tree| partial(accept, tree)).collect::<Vec<_>>(),
+            "items": trees.iter().map(|tree| partial(kind, accept, tree)).collect::<Vec<_>>(),
         }),
         Shape::Whole => {
             let items: Vec<Value> = trees

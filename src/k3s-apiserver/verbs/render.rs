@@ -45,7 +45,7 @@ pub fn one(
             entry.bytes.clone()
         }
         (_, Shape::Whole, _) => encode(accept.media, &thing.tree(kind)),
-        (_, Shape::Partial, _) => encode(accept.media, &partial(accept, &thing.tree(kind))),
+        (_, Shape::Partial, _) => encode(accept.media, &partial(kind, accept, &thing.tree(kind))),
         (_, Shape::Table, _) => {
             let tree = thing.tree(kind);
             let revision = tree["metadata"]["resourceVersion"].as_str().unwrap_or_default();
@@ -75,13 +75,22 @@ pub fn status(accept: Accept, code: StatusCode, status: &Value) -> Response<Body
     answer(code, accept.content_type(), full(encode(accept.media, status)))
 }
 
-/// Metadata only.
-pub fn partial(accept: Accept, tree: &Value) -> Value {
-    json!({
+/// Metadata only, without what a version of the API writes into annotations.
+pub fn partial(kind: &Kind, accept: Accept, tree: &Value) -> Value {
+    let mut object = json!({
         "kind": "PartialObjectMetadata",
         "apiVersion": format!("meta.k8s.io/{}", accept.meta_version),
         "metadata": tree["metadata"],
-    })
+    });
+    let hidden = kind.strategy.annotations_of_version();
+    let Some(meta) = object["metadata"].as_object_mut() else { return object };
+    if let Some(Value::Object(annotations)) = meta.get_mut("annotations") {
+        annotations.retain(|name, _| !hidden.contains(&name.as_str()));
+        if annotations.is_empty() {
+            meta.remove("annotations");
+        }
+    }
+    object
 }
 
 /// The bytes of a tree.

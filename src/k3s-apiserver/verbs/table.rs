@@ -63,7 +63,7 @@ pub fn build(
         .map(|tree| {
             let object = match include {
                 Include::None => Value::Null,
-                Include::Metadata => visible(kind, partial(accept, tree)),
+                Include::Metadata => partial(kind, accept, tree),
                 Include::Object => tree.clone(),
             };
             let mut row = json!({"cells": kind.strategy.row(tree, now), "object": object});
@@ -83,17 +83,4 @@ pub fn build(
         "columnDefinitions": columns,
         "rows": rows,
     })
-}
-
-/// Metadata of a row, without what a version of the API writes into annotations.
-fn visible(kind: &Kind, mut object: Value) -> Value {
-    let hidden = kind.strategy.annotations_of_version();
-    let Some(meta) = object["metadata"].as_object_mut() else { return object };
-    if let Some(Value::Object(annotations)) = meta.get_mut("annotations") {
-        annotations.retain(|name, _| !hidden.contains(&name.as_str()));
-        if annotations.is_empty() {
-            meta.remove("annotations");
-        }
-    }
-    object
 }

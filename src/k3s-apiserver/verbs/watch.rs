@@ -305,7 +305,7 @@ impl Watcher {
         let tree = object::served(&self.kind, entry);
         let tree = match self.accept.shape {
             Shape::Whole => tree,
-            Shape::Partial => partial(self.accept, &tree),
+            Shape::Partial => partial(&self.kind, self.accept, &tree),
             Shape::Table => {
                 let meta = json!({"resourceVersion": entry.revision.to_string()});
                 let head = std::mem::replace(&mut self.head, Head::Without);
@@ -335,7 +335,7 @@ impl Watcher {
         let mut tree = object::empty(&self.kind, meta);
         match self.accept.shape {
             Shape::Whole => {}
-            Shape::Partial => tree = partial(self.accept, &tree),
+            Shape::Partial => tree = partial(&self.kind, self.accept, &tree),
             Shape::Table => {
                 let meta = json!({"resourceVersion": revision.to_string()});
                 let head = std::mem::replace(&mut self.head, Head::Without);
