@@ -1,7 +1,10 @@
 //! OpenAPI v2: one document for everything that is built in.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
+use base64::Engine as _;
+use base64::prelude::BASE64_URL_SAFE;
+use ring::digest::{SHA256, digest};
 use serde_json::{Map, Value, json};
 
 use api::resources::Resource;
@@ -38,15 +41,47 @@ pub fn document(served: impl Fn(&Resource) -> bool) -> Value {
     }
     let mut definitions = schemas::schemas(&types, bodies, Dialect::V2);
     describe(&mut definitions);
+    let parameters = share(&mut all);
     let security = json!({"BearerToken": {"description": "Bearer Token authentication", "in": "header", "name": "authorization", "type": "apiKey"}});
     json!({
         "swagger": "2.0",
         "info": {"title": "Kubernetes", "version": v3::version()},
         "paths": all,
         "definitions": definitions,
+        "parameters": parameters,
         "securityDefinitions": security,
         "security": [{"BearerToken": []}],
     })
+}
+
+/// Takes out the parameters that stand in several places, and leaves references to them.
+fn share(paths: &mut Map<String, Value>) -> Map<String, Value> {
+    let mut counts = BTreeMap::<String, usize>::new();
+    each(paths, |parameter| *counts.entry(parameter.to_string()).or_default() += 1);
+    let mut shared = Map::new();
+    each(paths, |parameter| {
+        let text = parameter.to_string();
+        if counts.get(&text).is_none_or(|count| *count < 2) {
+            return;
+        }
+        let hash = BASE64_URL_SAFE.encode(&digest(&SHA256, text.as_bytes()).as_ref()[..6]);
+        let name = format!("{}-{hash}", parameter["name"].as_str().unwrap_or("param"));
+        let reference = json!({"$ref": format!("#/parameters/{name}")});
+        shared.insert(name, std::mem::replace(parameter, reference));
+    });
+    shared
+}
+
+fn each(paths: &mut Map<String, Value>, mut see: impl FnMut(&mut Value)) {
+    for item in paths.values_mut().filter_map(Value::as_object_mut) {
+        for (key, value) in item {
+            let list = match key.as_str() {
+                "parameters" => Some(value),
+                _ => value.get_mut("parameters"),
+            };
+            list.and_then(Value::as_array_mut).into_iter().flatten().for_each(&mut see);
+        }
+    }
 }
 
 #[cfg(test)]
@@ -61,5 +96,12 @@ mod tests {
         assert!(definitions.contains_key("io.k8s.apimachinery.pkg.apis.meta.v1.Patch"));
         let spec = &definitions["io.k8s.api.core.v1.Pod"]["properties"]["spec"]["$ref"];
         assert_eq!(spec, "#/definitions/io.k8s.api.core.v1.PodSpec");
+        let list = &document["paths"]["/api/v1/namespaces/{namespace}/pods"]["get"]["parameters"];
+        let targets: Vec<_> = list.as_array().unwrap().iter().map(|p| &p["$ref"]).collect();
+        assert!(!targets.is_empty());
+        for target in targets {
+            let pointer = target.as_str().unwrap().trim_start_matches('#');
+            assert_eq!(document.pointer(pointer).unwrap()["in"], "query", "{target}");
+        }
     }
 }
