@@ -211,7 +211,12 @@ pub(crate) fn kill(pid: u32, signal: rustix::process::Signal) -> Result<()> {
 /// The components and their process ids, from `k3s status`.
 pub(crate) fn components() -> Result<Vec<(String, u32)>> {
     let output = Command::new(k3s()).args(["status", "--json"]).output()?;
-    let rows: serde_json::Value = serde_json::from_slice(&output.stdout).context("k3s status")?;
+    components_of(&output.stdout)
+}
+
+/// The components and their process ids in what `k3s status --json` printed.
+pub(crate) fn components_of(status: &[u8]) -> Result<Vec<(String, u32)>> {
+    let rows: serde_json::Value = serde_json::from_slice(status).context("k3s status")?;
     let rows = rows.as_array().context("k3s status")?;
     Ok(rows
         .iter()

@@ -2,11 +2,12 @@
 
 use std::fs;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Result, ensure};
 
+use super::init::Init;
 use super::inventory::{difference, take};
 use super::machine::Machine;
-use super::server::{image, install, ready};
+use super::node::{equip, image, install, ready, service_account};
 use super::{Report, base};
 
 const POD: &str = "apiVersion: v1
@@ -23,14 +24,14 @@ spec:
 
 pub(crate) fn run(report: &mut Report) -> Result<()> {
     let server = report.step("a server starts", || {
-        let machine = Machine::new("server", 1)?;
-        fs::copy("target/tools/kubectl", machine.root.join("mnt/kubectl")).context("kubectl")?;
-        fs::write(machine.root.join("mnt/pod.yaml"), POD)?;
+        let machine = Machine::new("server", 1, Init::Systemd)?;
+        equip(&machine)?;
         install(&machine, &["k3s", "k3s-server"], base::REVISIONS[0])?;
         machine.run(&["systemctl", "enable", "--now", "k3s-server"])?;
         Ok(machine)
     })?;
-    let mut agent = report.step("a second machine boots", || Machine::new("agent", 2))?;
+    let mut agent =
+        report.step("a second machine boots", || Machine::new("agent", 2, Init::Systemd))?;
     let joined = join(report, &server, &mut agent);
     joined.map_err(|err| err.context(server.journal()).context(agent.journal()))
 }
@@ -50,14 +51,8 @@ fn join(report: &mut Report, server: &Machine, agent: &mut Machine) -> Result<()
         Ok(())
     })?;
     report.step("a pod runs there, its logs come through the tunnel", || {
-        server.wait("the service account", 60, &mut || {
-            Ok(server.kubectl(&["get", "serviceaccount", "default"]).is_ok())
-        })?;
-        server.kubectl(&["apply", "-f", "/mnt/pod.yaml"])?;
-        server.kubectl(&["wait", "--for=condition=Ready", "pod/far", "--timeout=120s"])?;
-        ensure!(server.kubectl(&["logs", "far"])? == "from afar\n");
-        ensure!(server.kubectl(&["exec", "far", "--", "hostname"])? == "far\n");
-        Ok(())
+        service_account(server)?;
+        far(server)
     })?;
     report.step("the agent comes back after a reboot", || {
         agent.reboot()?;
@@ -66,9 +61,7 @@ fn join(report: &mut Report, server: &Machine, agent: &mut Machine) -> Result<()
             Ok(agent.shell("systemctl is-active k3s-agent || true")?.trim() == "active")
         })?;
         ready(server)?;
-        server.kubectl(&["wait", "--for=condition=Ready", "pod/far", "--timeout=120s"])?;
-        ensure!(server.kubectl(&["exec", "far", "--", "hostname"])? == "far\n");
-        Ok(())
+        far(server)
     })?;
     report.step("k3s-agent-uninstall.sh leaves nothing", || {
         agent.run(&["k3s-agent-uninstall.sh"])?;
@@ -78,4 +71,16 @@ fn join(report: &mut Report, server: &Machine, agent: &mut Machine) -> Result<()
         ensure!(difference.is_empty(), "the machine is not as it was:\n{difference}");
         Ok(())
     })
+}
+
+/// A pod runs on the agent; its logs and exec come through the tunnel.
+pub(super) fn far(server: &Machine) -> Result<()> {
+    fs::write(server.root.join("mnt/far.yaml"), POD)?;
+    server.kubectl(&["apply", "-f", "/mnt/far.yaml"])?;
+    server.kubectl(&["wait", "--for=condition=Ready", "pod/far", "--timeout=120s"])?;
+    server.wait("the pod's log", 60, &mut || {
+        Ok(server.kubectl(&["logs", "far"])? == "from afar\n")
+    })?;
+    ensure!(server.kubectl(&["exec", "far", "--", "hostname"])? == "far\n");
+    Ok(())
 }

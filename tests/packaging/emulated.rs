@@ -16,6 +16,7 @@ use anyhow::{Context, Result, bail, ensure};
 
 use super::base;
 use super::guest::Guest;
+use super::init::Init;
 use crate::cluster::{run, wait};
 
 /// What turns the base into something that boots from a disk.
@@ -236,7 +237,10 @@ fn template() -> Result<PathBuf> {
     if work.exists() {
         fs::remove_dir_all(&work).context("removing half a root")?;
     }
-    run(Command::new("cp").args(["-a", "--reflink=auto"]).arg(base::root()).arg(&work))?;
+    run(Command::new("cp")
+        .args(["-a", "--reflink=auto"])
+        .arg(base::root(Init::Systemd))
+        .arg(&work))?;
     fs::copy("/etc/resolv.conf", work.join("etc/resolv.conf"))?;
     let mut install =
         vec!["apt-get", "-qy", "-o", "APT::Keep-Downloaded-Packages=false", "install"];

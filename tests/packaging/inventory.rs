@@ -28,6 +28,10 @@ const IGNORED: &[&str] = &[
     "/var/log/btmp",
     "/var/log/lastlog",
     "/var/log/faillog",
+    "/var/log/dmesg",
+    "/var/log/dmesg.0",
+    "/var/lib/logrotate",
+    "/usr/lib/rc/cache",
     "/etc/ld.so.cache",
     "/var/lib/systemd",
     "/root/.cache",
@@ -49,6 +53,10 @@ const IGNORED: &[&str] = &[
     // The test's own.
     "/mnt",
 ];
+
+/// Prints the services of k3s that the init system knows of.
+const SERVICES: &str = "if [ -d /run/openrc ]; then rc-status --all | grep k3s || true
+    else systemctl list-units --all --no-legend --plain 'k3s*' | awk '{ print $1, $3 }'; fi";
 
 /// What a machine has, each line with its kind in front.
 pub(crate) fn take(machine: &impl Guest) -> Result<BTreeSet<String>> {
@@ -72,12 +80,7 @@ pub(crate) fn take(machine: &impl Guest) -> Result<BTreeSet<String>> {
     add("netns", &machine.shell("ls /run/netns 2>/dev/null || true")?);
     add("nftables", &machine.shell("! command -v nft >/dev/null || nft list tables")?);
     add("cgroup", &machine.shell("find /sys/fs/cgroup -type d \\( -name '*k3s*' -o -name '*kubepods*' -o -path '*cri-containerd*' \\)")?);
-    add(
-        "unit",
-        &machine.shell(
-            "systemctl list-units --all --no-legend --plain 'k3s*' | awk '{ print $1, $3 }'",
-        )?,
-    );
+    add("unit", &machine.shell(SERVICES)?);
     add("run", &machine.shell("ls -d /run/k3s /run/flannel 2>/dev/null || true")?);
     add("user", &machine.shell("cat /etc/passwd")?);
     add("group", &machine.shell("cat /etc/group")?);

@@ -1,4 +1,4 @@
-//! A booted machine: Debian with systemd as process 1 in `systemd-nspawn`, on a bridge.
+//! A booted machine: Debian with systemd, or sysvinit and OpenRC, in `systemd-nspawn`, on a bridge.
 //!
 //! Invariant: whatever a machine is made of (processes, control groups, links, its root) is gone
 //! when it is dropped. Control groups of every controller are its own, so that a machine sees none
@@ -12,6 +12,7 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 
 use super::base;
+use super::init::Init;
 use crate::cluster::{kill, run, wait};
 
 const BRIDGE: &str = "br0";
@@ -23,30 +24,25 @@ const BOOT: Duration = Duration::from_secs(120);
 pub(crate) struct Machine {
     pub(crate) name: &'static str,
     pub(crate) root: PathBuf,
+    pub(crate) init: Init,
     nspawn: Option<Child>,
     leader: u32,
 }
 
 impl Machine {
     /// Makes a machine from the base and boots it. `number` tells its address.
-    pub(crate) fn new(name: &'static str, number: u8) -> Result<Self> {
+    pub(crate) fn new(name: &'static str, number: u8, init: Init) -> Result<Self> {
         bridge()?;
         let root = base::target().join("machines").join(name);
         if root.exists() {
             fs::remove_dir_all(&root)?;
         }
-        run(Command::new("cp").args(["-a", "--reflink=auto"]).arg(base::root()).arg(&root))?;
+        run(Command::new("cp").args(["-a", "--reflink=auto"]).arg(base::root(init)).arg(&root))?;
         let address = format!("10.88.0.{number}");
         fs::write(root.join("etc/hostname"), format!("{name}\n"))?;
         fs::write(root.join("etc/resolv.conf"), "nameserver 10.88.0.254\n")?;
-        fs::write(root.join("etc/systemd/system/test-network.service"), network(&address))?;
-        let wants = root.join("etc/systemd/system/multi-user.target.wants");
-        fs::create_dir_all(&wants)?;
-        std::os::unix::fs::symlink(
-            "/etc/systemd/system/test-network.service",
-            wants.join("test-network.service"),
-        )?;
-        let mut machine = Self { name, root, nspawn: None, leader: 0 };
+        init.set_up(&root, &address)?;
+        let mut machine = Self { name, root, init, nspawn: None, leader: 0 };
         machine.boot()?;
         Ok(machine)
     }
@@ -56,11 +52,14 @@ impl Machine {
     }
 
     fn cgroups(&self) -> Vec<PathBuf> {
+        // Other runs on this host have machines of the same names; each has a namespace of its own.
+        let run = fs::read_link("/proc/self/ns/pid").unwrap_or_default();
+        let run = run.to_string_lossy().replace(|sign: char| !sign.is_ascii_digit(), "");
         let controllers = fs::read_dir(CGROUPS).into_iter().flatten().flatten();
         controllers
             .map(|entry| entry.path())
             .filter(|path| path.join("cgroup.procs").exists())
-            .map(|path| path.join(format!("k3s-test-{}", self.name)))
+            .map(|path| path.join(format!("k3s-test-{}-{run}", self.name)))
             .collect()
     }
 
@@ -81,7 +80,7 @@ impl Machine {
             for group in self.cgroups() {
                 let controller = group.parent().and_then(Path::file_name).unwrap_or_default();
                 let controller = controller.to_string_lossy();
-                if controller == "systemd" || controller == "unified" {
+                if controller == "unified" {
                     continue;
                 }
                 fs::create_dir_all(&group)?;
@@ -92,7 +91,10 @@ impl Machine {
                     }
                 }
                 join += &format!("echo $$ >{}/cgroup.procs && ", group.display());
-                command.arg(format!("--bind={}:{CGROUPS}/{controller}", group.display()));
+                // systemd's own hierarchy nspawn mounts, from where it is itself.
+                if controller != "systemd" {
+                    command.arg(format!("--bind={}:{CGROUPS}/{controller}", group.display()));
+                }
             }
         }
         // The shell enters the groups before it becomes nspawn.
@@ -114,17 +116,9 @@ impl Machine {
         wait("the machine to boot", BOOT, &mut || {
             let children = fs::read_to_string(format!("/proc/{id}/task/{id}/children"))?;
             self.leader = children.split_whitespace().next().context("no process 1")?.parse()?;
-            let state = self.shell("systemctl is-system-running || true")?;
-            Ok(matches!(state.trim(), "running" | "degraded"))
+            Ok(self.shell(self.init.booted()).is_ok())
         })
-        .with_context(|| format!("see {}", self.log().display()))?;
-        if legacy {
-            // nspawn mounts what is bound below /sys/fs/cgroup read-only.
-            self.shell(&format!(
-                "for c in {CGROUPS}/*/; do mount -o remount,rw,bind $c; done 2>/dev/null; true"
-            ))?;
-        }
-        Ok(())
+        .with_context(|| format!("see {}", self.log().display()))
     }
 
     /// Runs a command in the machine and returns what it printed.
@@ -176,27 +170,21 @@ impl Machine {
         wait(what, Duration::from_secs(seconds), condition)
     }
 
-    /// The end of the journal, for a failure.
+    /// The end of the log, for a failure.
     pub(crate) fn journal(&self) -> String {
-        // The reason of a failure is a field, which short output leaves out.
-        let text = self
-            .shell(
-                "journalctl --no-pager -u 'k3s*' -o verbose --output-fields=MESSAGE,ERR,_SYSTEMD_UNIT \
-                 | sed -n 's/^    \\(MESSAGE\\|ERR\\|_SYSTEMD_UNIT\\)=/\\1 /p' | tail -n 90",
-            )
-            .unwrap_or_else(|err| err.to_string());
+        let text = self.shell(self.init.log()).unwrap_or_else(|err| err.to_string());
         if std::env::var_os("K3S_HOLD").is_some() {
             // `nsenter -t PID -a` looks inside until this file is there.
             let go = self.root.join("mnt/go");
             println!("holding machine {} in {}", self.name, self.root.display());
             wait("mnt/go", Duration::from_secs(1800), &mut || Ok(go.exists())).ok();
         }
-        format!("journal of {}:\n{text}---\n", self.name)
+        format!("log of {}:\n{text}---\n", self.name)
     }
 
     /// Reboots as an administrator would.
     pub(crate) fn reboot(&mut self) -> Result<()> {
-        self.run(&["systemctl", "reboot"]).ok();
+        self.run(&["reboot"]).ok();
         self.ended()?;
         self.boot()
     }
@@ -217,8 +205,7 @@ impl Machine {
 impl Drop for Machine {
     fn drop(&mut self) {
         if self.nspawn.is_some() {
-            // SIGRTMIN+4 is poweroff to process 1.
-            let _ = run(Command::new("kill").args(["-s", "RTMIN+4", &self.leader.to_string()]));
+            let _ = self.run(&["poweroff"]);
             if self.ended().is_err() {
                 let _ = kill(self.leader, rustix::process::Signal::KILL);
             }
@@ -232,16 +219,6 @@ impl Drop for Machine {
             let _ = fs::remove_dir_all(&self.root);
         }
     }
-}
-
-/// Gives the machine its address at boot; it has no other way to one.
-fn network(address: &str) -> String {
-    format!(
-        "[Unit]\nDescription=Address of this machine\nDefaultDependencies=no\nBefore=network-online.target network.target\nWants=network-online.target\n\
-         [Service]\nType=oneshot\nRemainAfterExit=yes\n\
-         ExecStart=ip address add {address}/24 dev host0\nExecStart=ip link set host0 up\n\
-         ExecStart=ip route add default via 10.88.0.254\n"
-    )
 }
 
 fn bridge() -> Result<()> {

@@ -1,6 +1,6 @@
 //! Packages on machines that boot: install, run pods, restart, reboot, upgrade, remove, purge.
 //!
-//! Invariant: each story runs on a fresh Debian 12 with systemd as process 1, steps in order, and
+//! Invariant: each story runs on a fresh Debian 12 with systemd or OpenRC, steps in order, and
 //! compares a full inventory from before the installation with one from after the purge.
 
 mod agent;
@@ -8,8 +8,12 @@ mod base;
 mod emulated;
 mod formats;
 mod guest;
+mod init;
+mod install;
 mod inventory;
 mod machine;
+mod node;
+mod openrc;
 mod publish;
 mod rpm;
 mod server;
@@ -32,6 +36,8 @@ const STORIES: &[Story] = &[
     Story { name: "rpm", run: rpm::run },
     Story { name: "server", run: server::run },
     Story { name: "agent", run: agent::run },
+    Story { name: "openrc", run: openrc::run },
+    Story { name: "install", run: install::run },
 ];
 
 /// What the steps of the stories came to.

@@ -5,19 +5,20 @@
 
 use std::fs;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Result, ensure};
 
+use super::init::Init;
 use super::inventory::{difference, take};
 use super::machine::Machine;
-use super::server::{image, ready};
+use super::node::{equip, image, ready};
 use super::{Report, base};
 
 const PACKAGES: [&str; 2] = ["k3s", "k3s-server"];
 
 pub(crate) fn run(report: &mut Report) -> Result<()> {
     let machine = report.step("a machine with rpm boots", || {
-        let machine = Machine::new("server", 1)?;
-        fs::copy("target/tools/kubectl", machine.root.join("mnt/kubectl")).context("kubectl")?;
+        let machine = Machine::new("server", 1, Init::Systemd)?;
+        equip(&machine)?;
         machine.shell("apt-get -qy install rpm containerd runc nftables dbus iproute2 procps")?;
         // Debian starts its own containerd; its folders are not what this is about.
         machine.shell("systemctl disable --now containerd; mkdir -p /var/lib/rpm; rpm --initdb")?;

@@ -12,6 +12,7 @@ use anyhow::{Context, Result, ensure};
 
 use super::emulated::Emulated;
 use super::guest::Guest;
+use super::init::Init;
 use super::inventory::{difference, take};
 use super::{Report, base};
 use crate::cluster::{IMAGE, run as run_command, wait};
@@ -46,7 +47,7 @@ spec:
 ";
 
 pub(crate) fn run(report: &mut Report) -> Result<()> {
-    ensure!(base::root().exists(), "the base is missing: run `tests prepare` first");
+    ensure!(base::root(Init::Systemd).exists(), "the base is missing: run `tests prepare` first");
     let mut machine = report.step("a Debian 12 boots with a kernel of its own", || {
         Emulated::new(|root| {
             let mnt = root.join("mnt");
