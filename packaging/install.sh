@@ -104,6 +104,8 @@ fetch_release() {
     tar -xzf "$work/$archive" -C "$work/tree"
 }
 
+same() { if [ -L "$1" ]; then [ "$(readlink "$1")" = "$(readlink "$2")" ]; else cmp -s "$1" "$2"; fi; }
+
 # Puts every file in place; what is in use is replaced whole, never written into.
 install_files() {
     say "installing ${archive%.tar.gz}"
@@ -124,7 +126,7 @@ install_files() {
         # Settings are the administrator's.
         case $target in /etc/rancher/* | /etc/conf.d/* | /etc/logrotate.d/* | /etc/ufw/*) [ ! -e "$target" ] || { echo "$target" >>"$work/installed"; continue; } ;; esac
         echo "$target" >>"$work/installed"
-        cmp -s "$work/tree$path" "$target" && continue
+        same "$work/tree$path" "$target" && continue
         folder=${target%/*}
         while [ ! -d "$folder" ]; do echo "$folder" >>"$work/installed"; folder=${folder%/*}; done
         mkdir -p "${target%/*}"
