@@ -199,7 +199,7 @@ fn archive(folder: &Path) -> Result<PathBuf> {
 /// A release with another executable, in a folder of the machine.
 fn next_release(machine: &Machine) -> Result<String> {
     let line = "set -e; mkdir -p mnt/next tree; tar -xzf \"$0\" -C tree; echo >>tree/usr/bin/k3s
-                tar -C tree -czf mnt/next/${0##*/} --use-compress-program='gzip -1' .
+                tar -C tree -cf - . | gzip -1 >mnt/next/${0##*/}
                 cd mnt/next; sha256sum *.tar.gz >SHA256SUMS; rm -r ../../tree";
     let archive = fs::canonicalize(archive(&folder())?)?;
     run_command(Command::new("sh").current_dir(&machine.root).args(["-c", line]).arg(archive))?;
