@@ -5,6 +5,8 @@
 # K3S_DATA_DIR names the data folder when it is not the usual one.
 set -u
 [ "$(id -u)" = 0 ] || { echo "k3s-killall.sh: run it as root" >&2; exit 1; }
+# In a chroot, as where images are made, nothing of it runs, and what /proc shows is the machine's around it.
+[ "$(stat -L -c %d:%i /proc/1/root 2>/dev/null)" = "$(stat -L -c %d:%i /)" ] || { echo "k3s-killall.sh: this is no running machine, nothing to stop"; exit 0; }
 data=${K3S_DATA_DIR:-/var/lib/rancher/k3s}
 
 # Prints the processes whose executable is k3s, or that run from a configuration of ours: containerd,
