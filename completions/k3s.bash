@@ -1159,7 +1159,7 @@ _k3s() {
             return 0
             ;;
         k3s__subcmd__scheduler)
-            opts="-h -V --kubeconfig --config --bind-address --secure-port --tls-cert-file --tls-private-key-file --help --version"
+            opts="-h -V --kubeconfig --config --pod-max-in-unschedulable-pods-duration --bind-address --secure-port --tls-cert-file --tls-private-key-file --help --version"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -1170,6 +1170,10 @@ _k3s() {
                     return 0
                     ;;
                 --config)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --pod-max-in-unschedulable-pods-duration)
                     COMPREPLY=($(compgen -f "${cur}"))
                     return 0
                     ;;

@@ -409,7 +409,8 @@ complete -c k3s -n "__fish_k3s_using_subcommand controller-manager" -l tls-priva
 complete -c k3s -n "__fish_k3s_using_subcommand controller-manager" -s h -l help -d 'Print help'
 complete -c k3s -n "__fish_k3s_using_subcommand controller-manager" -s V -l version -d 'Print version'
 complete -c k3s -n "__fish_k3s_using_subcommand scheduler" -l kubeconfig -d 'Kubeconfig with the identity to use' -r -F
-complete -c k3s -n "__fish_k3s_using_subcommand scheduler" -l config -d 'Configuration file (KubeSchedulerConfiguration); not read yet, so it is refused' -r -F
+complete -c k3s -n "__fish_k3s_using_subcommand scheduler" -l config -d 'Configuration file (KubeSchedulerConfiguration)' -r -F
+complete -c k3s -n "__fish_k3s_using_subcommand scheduler" -l pod-max-in-unschedulable-pods-duration -d 'Longest that an unschedulable pod waits for an event before it is tried again' -r
 complete -c k3s -n "__fish_k3s_using_subcommand scheduler" -l bind-address -d 'Address to serve health and metrics on' -r
 complete -c k3s -n "__fish_k3s_using_subcommand scheduler" -l secure-port -d 'Port to serve health and metrics on' -r
 complete -c k3s -n "__fish_k3s_using_subcommand scheduler" -l tls-cert-file -d 'Certificate for the health and metrics port; plain HTTP without' -r -F

@@ -19,8 +19,8 @@ pub use controller::{Action, run_workers};
 pub use events::{EventSink, EventType, ObjectReference, Recorder, recorder};
 pub use k8s_openapi::apimachinery::pkg::apis::meta::v1::{MicroTime, Time};
 pub use meta::{
-    HasMeta, Key, Labels, Meta, OwnerReference, PartialObject, Raw, now, null_default, rfc3339,
-    rfc3339_micros,
+    HasMeta, Key, Labels, Meta, OwnerReference, PartialObject, Raw, now, null_default,
+    parse_duration, rfc3339, rfc3339_micros,
 };
 pub use queue::WorkQueue;
 pub use reflector::{Event, Reflector, Selection};

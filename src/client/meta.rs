@@ -165,6 +165,16 @@ pub fn rfc3339_micros(time: Timestamp) -> String {
     format!("{time:.6}")
 }
 
+/// A duration in Go's notation (`1m30s`, `250ms`), as upstream's flags take it.
+pub fn parse_duration(text: &str) -> Result<std::time::Duration, String> {
+    let parsed: Result<jiff::SignedDuration, _> = match text {
+        "0" => Ok(jiff::SignedDuration::ZERO),
+        text => text.parse(),
+    };
+    let positive = parsed.ok().and_then(|it| std::time::Duration::try_from(it).ok());
+    positive.ok_or_else(|| format!("{text:?} is not a duration such as 40s"))
+}
+
 fn annotations<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Labels, D::Error> {
     let mut annotations: Labels = null_default(deserializer)?;
     annotations.remove(LAST_APPLIED);
@@ -180,6 +190,20 @@ mod tests {
         let time = Timestamp::from_microsecond(1_700_000_000_123_456).unwrap();
         assert_eq!(rfc3339(time), "2023-11-14T22:13:20Z");
         assert_eq!(rfc3339_micros(time), "2023-11-14T22:13:20.123456Z");
+    }
+
+    #[test]
+    fn durations_are_gos() {
+        let check = |text: &str, want: Option<u128>| {
+            assert_eq!(parse_duration(text).ok().map(|it| it.as_millis()), want, "{text}");
+        };
+        check("1m30s", Some(90_000));
+        check("250ms", Some(250));
+        check("8760h", Some(31_536_000_000));
+        check("5m0s", Some(300_000));
+        check("0", Some(0));
+        check("5", None);
+        check("-5s", None);
     }
 
     #[test]

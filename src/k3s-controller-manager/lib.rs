@@ -87,7 +87,7 @@ pub struct Args {
     #[arg(long)]
     pub cluster_signing_legacy_unknown_key_file: Option<PathBuf>,
     /// How long signed certificates are valid at most
-    #[arg(long, default_value = "8760h", value_parser = parse_duration)]
+    #[arg(long, default_value = "8760h", value_parser = client::parse_duration)]
     pub cluster_signing_duration: std::time::Duration,
     /// Controllers to run: '*' all, 'foo' that one, '-foo' not that one
     #[arg(long, default_value = "*", value_delimiter = ',')]
@@ -108,7 +108,7 @@ pub struct Args {
     #[arg(long, value_delimiter = ',')]
     pub disabled_addons: Vec<String>,
     /// How long a node may be silent before it is called unhealthy
-    #[arg(long, default_value = "50s", value_parser = parse_duration)]
+    #[arg(long, default_value = "50s", value_parser = client::parse_duration)]
     pub node_monitor_grace_period: std::time::Duration,
     /// Terminated pods to keep before the oldest are deleted
     #[arg(long, default_value_t = 12500)]
@@ -221,27 +221,6 @@ fn selected(wanted: &[String]) -> Result<Vec<&'static Controller>> {
     Ok(CONTROLLERS.iter().filter(|controller| on(controller.name)).collect())
 }
 
-fn parse_duration(text: &str) -> Result<std::time::Duration, String> {
-    let mut total = 0.0;
-    let mut rest = text;
-    while !rest.is_empty() {
-        let digits = rest.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(rest.len());
-        let (number, tail) = rest.split_at(digits);
-        let letters = tail.find(|c: char| c.is_ascii_digit()).unwrap_or(tail.len());
-        let (unit, tail) = tail.split_at(letters);
-        let scale = match unit {
-            "h" => 3600.0,
-            "m" => 60.0,
-            "s" => 1.0,
-            "ms" => 0.001,
-            _ => return Err(format!("{text:?} is not a duration such as 40s")),
-        };
-        total += scale * number.parse::<f64>().map_err(|err| err.to_string())?;
-        rest = tail;
-    }
-    Ok(std::time::Duration::from_secs_f64(total))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -256,12 +235,5 @@ mod tests {
         assert_eq!(check(&["*", "-deployment-controller"]).unwrap().len(), CONTROLLERS.len() - 1);
         assert_eq!(check(&["namespace-controller"]).unwrap(), ["namespace-controller"]);
         assert!(check(&["nonsense"]).is_err());
-    }
-
-    #[test]
-    fn durations_are_gos() {
-        assert_eq!(parse_duration("1m30s").unwrap().as_secs(), 90);
-        assert_eq!(parse_duration("250ms").unwrap().as_millis(), 250);
-        assert!(parse_duration("5").is_err());
     }
 }

@@ -15,8 +15,6 @@ use crate::{
     storage::{Claim, SELECTED_NODE, Volume},
 };
 
-/// How long volumes may take to be bound or made.
-const PATIENCE: Duration = Duration::from_secs(600);
 const BOUND_BY_CONTROLLER: &str = "pv.kubernetes.io/bound-by-controller";
 
 /// Cheap to clone.
@@ -28,12 +26,18 @@ pub(crate) struct Binder {
 }
 
 impl Binder {
-    /// Writes the bindings and waits until all claims are bound; the error is upstream's words.
-    pub(crate) async fn bind(&self, bindings: &[Binding], node: &str) -> Result<(), String> {
+    /// Writes the bindings and waits, so long, until all claims are bound; the error is upstream's
+    /// words.
+    pub(crate) async fn bind(
+        &self,
+        bindings: &[Binding],
+        node: &str,
+        patience: Duration,
+    ) -> Result<(), String> {
         for binding in bindings {
             self.write(binding, node).await.map_err(|err| client::describe(&err))?;
         }
-        let deadline = Instant::now() + PATIENCE;
+        let deadline = Instant::now() + patience;
         for binding in bindings {
             self.bound(binding, node, deadline).await?;
         }

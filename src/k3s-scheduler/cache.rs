@@ -11,6 +11,8 @@ use std::{
 use client::{Key, Labels};
 
 use crate::{
+    index::{Index, Namespaces, PodStatements},
+    plugins::topology_spread::Owners,
     resources::Resources,
     storage::Storage,
     types::{Budget, Node, Pod},
@@ -22,6 +24,7 @@ pub(crate) struct PodInfo {
     pub(crate) pod: Arc<Pod>,
     pub(crate) requests: Resources,
     pub(crate) nonzero: Resources,
+    pub(crate) terms: PodStatements,
 }
 
 impl PodInfo {
@@ -29,16 +32,9 @@ impl PodInfo {
         PodInfo {
             requests: pod.requests(Resources::parse),
             nonzero: pod.requests(Resources::parse_nonzero),
+            terms: PodStatements::of(&pod),
             pod,
         }
-    }
-
-    pub(crate) fn has_required_anti_affinity(&self) -> bool {
-        self.affinity().is_some_and(|it| !it.pod_anti_affinity.required.is_empty())
-    }
-
-    pub(crate) fn affinity(&self) -> Option<&crate::types::Affinity> {
-        self.pod.spec.affinity.as_deref()
     }
 }
 
@@ -74,22 +70,25 @@ impl NodeInfo {
     }
 }
 
+/// Nodes by name.
+pub(crate) type Nodes = BTreeMap<String, NodeInfo>;
+
 /// All nodes.
 #[derive(Debug, Default)]
 pub(crate) struct Cache {
-    pub(crate) nodes: BTreeMap<String, NodeInfo>,
+    pub(crate) nodes: Nodes,
     /// The node that each pod is counted on.
     placed: HashMap<Key, String>,
-    /// Pods with required anti-affinity, which every other pod has to respect.
-    pub(crate) anti_affinity: usize,
+    pub(crate) index: Index,
     /// On how many nodes each image is.
     pub(crate) image_nodes: HashMap<String, usize>,
     /// Namespaces by name, for namespace selectors.
-    pub(crate) namespaces: HashMap<String, Labels>,
+    namespaces: Namespaces,
     /// Waiting pods for which others make way, with the node that they are promised.
     pub(crate) nominated: BTreeMap<Key, (String, Arc<PodInfo>)>,
     pub(crate) budgets: BTreeMap<Key, Arc<Budget>>,
     pub(crate) storage: Storage,
+    pub(crate) owners: Owners,
 }
 
 impl Cache {
@@ -112,10 +111,58 @@ impl Cache {
         }
         self.image_nodes.retain(|_, count| *count > 0);
         info.images = images;
-        info.node = Some(Arc::clone(node));
+        let known = info.node.as_ref().is_some_and(|known| {
+            known.metadata.labels == node.metadata.labels && known.spec.taints == node.spec.taints
+        });
+        if !known {
+            self.count(&node.metadata.name, -1);
+        }
+        if let Some(info) = self.nodes.get_mut(&node.metadata.name) {
+            info.node = Some(Arc::clone(node));
+        }
+        if !known {
+            self.count(&node.metadata.name, 1);
+        }
+    }
+
+    /// Takes a node with its pods into the index, or out of it.
+    fn count(&mut self, name: &str, by: i64) {
+        let Some(info) = self.nodes.get(name) else { return };
+        let Some(node) = &info.node else { return };
+        if by > 0 {
+            self.index.node(node, by);
+        }
+        for pod in info.pods.values() {
+            self.index.pod(&self.namespaces, pod, node, by);
+        }
+        if by < 0 {
+            self.index.node(node, by);
+        }
+    }
+
+    pub(crate) fn set_namespace(&mut self, name: &str, labels: &Labels) {
+        let old = self.namespaces.insert(name.to_owned(), labels.clone());
+        if old.as_ref() != Some(labels) {
+            self.index.namespace_changed();
+        }
+    }
+
+    pub(crate) fn remove_namespace(&mut self, name: &str) {
+        self.namespaces.remove(name);
+        self.index.namespace_changed();
+    }
+
+    pub(crate) fn namespaces(&self) -> &Namespaces {
+        &self.namespaces
+    }
+
+    /// The index, with what it counts.
+    pub(crate) fn indexed(&mut self) -> (&mut Index, &Nodes, &Namespaces) {
+        (&mut self.index, &self.nodes, &self.namespaces)
     }
 
     pub(crate) fn remove_node(&mut self, name: &str) {
+        self.count(name, -1);
         let Some(info) = self.nodes.get_mut(name) else { return };
         for image in info.images.keys() {
             if let Some(count) = self.image_nodes.get_mut(image) {
@@ -138,16 +185,19 @@ impl Cache {
     pub(crate) fn put(&mut self, info: Arc<PodInfo>, node: &str) {
         let key = info.pod.metadata.key();
         self.remove_pod(&key);
-        self.anti_affinity += usize::from(info.has_required_anti_affinity());
-        self.nodes.entry(node.to_owned()).or_default().add(key.clone(), info);
+        let on = self.nodes.entry(node.to_owned()).or_default();
+        if let Some(node) = &on.node {
+            self.index.pod(&self.namespaces, &info, node, 1);
+        }
+        on.add(key.clone(), info);
         self.placed.insert(key, node.to_owned());
     }
 
     pub(crate) fn remove_pod(&mut self, key: &Key) {
         let Some(node) = self.placed.remove(key) else { return };
         let Some(info) = self.nodes.get_mut(&node) else { return };
-        if let Some(pod) = info.remove(key) {
-            self.anti_affinity -= usize::from(pod.has_required_anti_affinity());
+        if let (Some(pod), Some(node)) = (info.remove(key), &info.node) {
+            self.index.pod(&self.namespaces, &pod, node, -1);
         }
         if info.pods.is_empty() && info.node.is_none() {
             self.nodes.remove(&node);

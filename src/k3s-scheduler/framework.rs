@@ -8,7 +8,8 @@ use std::{
 
 use crate::{
     cache::{Cache, NodeInfo, PodInfo},
-    plugins::{self, Binding, Plugin, Prepared},
+    plugins::{Binding, NODE_AFFINITY, PodVolumes, Prepared, node_affinity},
+    profile::Profile,
 };
 
 pub(crate) const SCORE_MAX: i64 = 100;
@@ -57,29 +58,27 @@ pub(crate) struct Unschedulable {
 
 /// Decides where a pod goes. `start` rotates which nodes are looked at first. The cache is as before
 /// afterwards.
-pub(crate) fn decide(cache: &mut Cache, info: &PodInfo, start: usize) -> Decision {
-    let taken = promised(cache, info);
+pub(crate) fn decide(
+    cache: &mut Cache,
+    profile: &Profile,
+    info: &PodInfo,
+    start: usize,
+) -> Decision {
+    let taken = promised(cache, profile, info);
+    let prepared = Prepared::new(cache, profile, info);
     let cache = &*cache;
-    let nodes: Vec<(&str, &NodeInfo)> = cache
-        .nodes
-        .iter()
-        .filter(|(_, node)| node.node.is_some())
-        .map(|(name, node)| (name.as_str(), node))
-        .collect();
-    if nodes.is_empty() {
+    let total = cache.nodes.values().filter(|node| node.node.is_some()).count();
+    if total == 0 {
         let message = "no nodes available to schedule pods".to_owned();
         return Decision::Unschedulable(Unschedulable { message, ..Unschedulable::default() });
     }
-    let prepared = Prepared::new(cache, info);
-    if let Some(refusal) = &prepared.volumes.refusal {
+    if let Some(refusal) = &prepared.volumes.refusal
+        && profile.filters_by(refusal.plugin)
+    {
         return Decision::Unschedulable(Unschedulable {
-            message: format!(
-                "0/{} nodes are available: {}.",
-                nodes.len(),
-                refusal.reasons.join(", ")
-            ),
+            message: format!("0/{total} nodes are available: {}.", refusal.reasons.join(", ")),
             plugins: [refusal.plugin].into(),
-            nodes: nodes.len(),
+            nodes: total,
             helpable: Vec::new(),
         });
     }
@@ -92,7 +91,8 @@ pub(crate) fn decide(cache: &mut Cache, info: &PodInfo, start: usize) -> Decisio
     {
         return Decision::Node(promise.to_owned());
     }
-    let enough = sample_size(nodes.len());
+    let nodes = candidates(cache, profile, info);
+    let enough = sample_size(nodes.len(), profile.percentage);
     let mut feasible = Vec::new();
     let mut rejections = Vec::new();
     for at in 0..nodes.len() {
@@ -105,39 +105,69 @@ pub(crate) fn decide(cache: &mut Cache, info: &PodInfo, start: usize) -> Decisio
             break;
         }
     }
-    match best(cache, &prepared, info, &feasible, start) {
-        Some(name) => Decision::Node(name.to_owned()),
-        None => Decision::Unschedulable(Unschedulable {
-            message: explain(nodes.len(), &rejections),
-            plugins: rejections.iter().map(|(_, it)| it.plugin).collect(),
-            nodes: nodes.len(),
-            helpable: rejections
-                .iter()
-                .filter(|(_, it)| it.resolvable)
-                .map(|(name, _)| (*name).to_owned())
-                .collect(),
-        }),
+    if let Some(name) = best(cache, &prepared, info, &feasible, start) {
+        return Decision::Node(name.to_owned());
+    }
+    let mut plugins: BTreeSet<_> = rejections.iter().map(|(_, it)| it.plugin).collect();
+    let left_out = total - nodes.len();
+    if left_out > 0 {
+        plugins.insert(NODE_AFFINITY);
+    }
+    Decision::Unschedulable(Unschedulable {
+        message: explain(total, left_out, &rejections),
+        plugins,
+        nodes: total,
+        helpable: rejections
+            .iter()
+            .filter(|(_, it)| it.resolvable)
+            .map(|(name, _)| (*name).to_owned())
+            .collect(),
+    })
+}
+
+/// The nodes to look at: all, or those that the pod names.
+fn candidates<'a>(
+    cache: &'a Cache,
+    profile: &Profile,
+    info: &PodInfo,
+) -> Vec<(&'a str, &'a NodeInfo)> {
+    let names = match profile.filters_by(NODE_AFFINITY) {
+        true => node_affinity::named(&info.pod),
+        false => None,
+    };
+    let all = |(name, node): (&'a String, &'a NodeInfo)| {
+        node.node.is_some().then_some((name.as_str(), node))
+    };
+    match names {
+        Some(names) => {
+            names.into_iter().filter_map(|it| all(cache.nodes.get_key_value(it)?)).collect()
+        }
+        None => cache.nodes.iter().filter_map(all).collect(),
     }
 }
 
 /// What has to be bound before the pod may go to the node that was decided for it.
 pub(crate) fn bindings(cache: &Cache, info: &PodInfo, node: &str) -> Vec<Binding> {
     let node = cache.nodes.get(node).and_then(|it| it.node.as_ref());
-    let prepared = Prepared::new(cache, info);
-    node.and_then(|node| prepared.volumes.bindings(cache, node)).unwrap_or_default()
+    node.and_then(|node| PodVolumes::new(cache, info).bindings(cache, node)).unwrap_or_default()
 }
 
 /// Why the pod does not fit on a node, also with the pods on it that were promised the node.
-pub(crate) fn fits(cache: &mut Cache, info: &PodInfo, node: &str) -> Option<Rejection> {
-    if let Some(rejection) = promised(cache, info).remove(node) {
+pub(crate) fn fits(
+    cache: &mut Cache,
+    profile: &Profile,
+    info: &PodInfo,
+    node: &str,
+) -> Option<Rejection> {
+    if let Some(rejection) = promised(cache, profile, info).remove(node) {
         return Some(rejection);
     }
-    let prepared = Prepared::new(cache, info);
+    let prepared = Prepared::new(cache, profile, info);
     reject(cache, &prepared, info, cache.nodes.get(node)?)
 }
 
 /// The nodes that do not fit because they are promised to pods that are at least as important.
-fn promised(cache: &mut Cache, info: &PodInfo) -> BTreeMap<String, Rejection> {
+fn promised(cache: &mut Cache, profile: &Profile, info: &PodInfo) -> BTreeMap<String, Rejection> {
     let own = &info.pod.metadata;
     let others: Vec<(String, Arc<PodInfo>)> = cache
         .nominated
@@ -151,7 +181,7 @@ fn promised(cache: &mut Cache, info: &PodInfo) -> BTreeMap<String, Rejection> {
         return BTreeMap::new();
     }
     others.iter().for_each(|(node, it)| cache.put(Arc::clone(it), node));
-    let prepared = Prepared::new(cache, info);
+    let prepared = Prepared::new(cache, profile, info);
     let rejected = others
         .iter()
         .filter_map(|(name, _)| {
@@ -159,16 +189,18 @@ fn promised(cache: &mut Cache, info: &PodInfo) -> BTreeMap<String, Rejection> {
             Some((name.clone(), reject(cache, &prepared, info, node)?))
         })
         .collect();
+    // The tables that it holds on to would be copied by the next change.
+    drop(prepared);
     others.iter().for_each(|(_, it)| cache.remove_pod(&it.pod.metadata.key()));
     rejected
 }
 
-fn sample_size(nodes: usize) -> usize {
+fn sample_size(nodes: usize, percentage: Option<usize>) -> usize {
     if nodes <= SAMPLE_FROM {
         return nodes;
     }
-    let percent = 50_usize.saturating_sub(nodes / 125).max(SAMPLE_PERCENT_MIN);
-    (nodes * percent / 100).max(SAMPLE_FROM)
+    let adaptive = || 50_usize.saturating_sub(nodes / 125).max(SAMPLE_PERCENT_MIN);
+    (nodes * percentage.unwrap_or_else(adaptive) / 100).max(SAMPLE_FROM)
 }
 
 fn reject(
@@ -177,9 +209,7 @@ fn reject(
     info: &PodInfo,
     node: &NodeInfo,
 ) -> Option<Rejection> {
-    plugins::PLUGINS.iter().find_map(|plugin: &Plugin| {
-        plugin.filter.and_then(|filter| filter(cache, prepared, info, node))
-    })
+    prepared.profile.filters.iter().find_map(|it| (it.filter)(cache, prepared, info, node))
 }
 
 fn best<'a>(
@@ -194,11 +224,10 @@ fn best<'a>(
     }
     let nodes: Vec<&NodeInfo> = feasible.iter().map(|(_, node)| *node).collect();
     let mut totals = vec![0_i64; nodes.len()];
-    for plugin in plugins::PLUGINS {
-        let Some(score) = plugin.score else { continue };
-        let scores = score(cache, prepared, info, &nodes);
+    for scoring in &prepared.profile.scores {
+        let scores = (scoring.score)(cache, prepared, info, &nodes);
         for (total, score) in totals.iter_mut().zip(scores) {
-            *total += score * plugin.weight;
+            *total += score * scoring.weight;
         }
     }
     let top = totals.iter().max().copied()?;
@@ -213,8 +242,11 @@ fn best<'a>(
 }
 
 /// Upstream's message: how many nodes fail for which reason.
-fn explain(nodes: usize, rejections: &[(&str, Rejection)]) -> String {
+fn explain(nodes: usize, left_out: usize, rejections: &[(&str, Rejection)]) -> String {
     let mut counts = BTreeMap::<&str, usize>::new();
+    if left_out > 0 {
+        counts.insert("node(s) didn't satisfy plugin(s) [NodeAffinity]", left_out);
+    }
     for reason in rejections.iter().flat_map(|(_, it)| &it.reasons) {
         *counts.entry(reason).or_default() += 1;
     }
@@ -271,16 +303,20 @@ pub(crate) mod tests {
     fn place(cache: &mut Cache, name: &str, spec: &str) -> Result<String, String> {
         let pod = pod(name, spec);
         let info = PodInfo::new(Arc::clone(&pod));
-        match decide(cache, &info, 0) {
+        match decide(cache, &Profile::default(), &info, 0) {
             Decision::Node(node) => {
                 cache.place(&pod, &node);
                 Ok(node)
             }
             Decision::Unschedulable(failure) if failure.nodes == 0 => Err(failure.message),
-            Decision::Unschedulable(failure) => match preempt(cache, &info, &failure, 0) {
-                Outcome::NotHelpful(why) => Err(format!("{} preemption: {why}", failure.message)),
-                other => panic!("{other:?}"),
-            },
+            Decision::Unschedulable(failure) => {
+                match preempt(cache, &Profile::default(), &info, &failure, 0) {
+                    Outcome::NotHelpful(why) => {
+                        Err(format!("{} preemption: {why}", failure.message))
+                    }
+                    other => panic!("{other:?}"),
+                }
+            }
         }
     }
 
@@ -370,8 +406,9 @@ pub(crate) mod tests {
 
     #[test]
     fn large_clusters_are_sampled() {
-        assert_eq!(sample_size(50), 50);
-        assert_eq!(sample_size(1000), 420);
-        assert_eq!(sample_size(10_000), 500);
+        assert_eq!(sample_size(50, None), 50);
+        assert_eq!(sample_size(1000, None), 420);
+        assert_eq!(sample_size(10_000, None), 500);
+        assert_eq!(sample_size(10_000, Some(2)), 200);
     }
 }

@@ -6,26 +6,34 @@
 
 mod binder;
 mod cache;
+mod config;
 mod framework;
+mod hints;
+mod index;
 mod plugins;
 mod preemption;
+mod profile;
 mod queue;
 mod resources;
 mod scheduler;
+mod simulator;
 mod storage;
 mod types;
 
-use std::path::PathBuf;
+use std::{path::PathBuf, time::Duration};
 
 use anyhow::{Context as _, Result};
 use client::{PartialObject, Reflector, Resource, Selection};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
+pub use crate::simulator::Simulator;
 use crate::{
+    config::Configuration,
+    queue::Waits,
     scheduler::Scheduler,
     storage::{Claim, Class, CsiNode, Volume},
-    types::{Budget, Node, Pod},
+    types::{Budget, MapSelecting, Node, Pod, Selecting},
 };
 
 /// This component's names.
@@ -45,6 +53,13 @@ pub(crate) static STORAGE_CLASSES: Resource =
 pub(crate) static CSI_NODES: Resource =
     Resource::cluster("storage.k8s.io", "v1", "csinodes", "CSINode");
 pub(crate) static NAMESPACES: Resource = Resource::cluster("", "v1", "namespaces", "Namespace");
+pub(crate) static SERVICES: Resource = Resource::namespaced("", "v1", "services", "Service");
+pub(crate) static REPLICATION_CONTROLLERS: Resource =
+    Resource::namespaced("", "v1", "replicationcontrollers", "ReplicationController");
+pub(crate) static REPLICA_SETS: Resource =
+    Resource::namespaced("apps", "v1", "replicasets", "ReplicaSet");
+pub(crate) static STATEFUL_SETS: Resource =
+    Resource::namespaced("apps", "v1", "statefulsets", "StatefulSet");
 
 /// Flags, named as upstream's kube-scheduler.
 #[derive(clap::Args, Debug, Clone)]
@@ -52,9 +67,12 @@ pub struct Args {
     /// Kubeconfig with the identity to use
     #[arg(long)]
     pub kubeconfig: PathBuf,
-    /// Configuration file (KubeSchedulerConfiguration); not read yet, so it is refused
+    /// Configuration file (KubeSchedulerConfiguration)
     #[arg(long)]
     pub config: Option<PathBuf>,
+    /// Longest that an unschedulable pod waits for an event before it is tried again
+    #[arg(long, default_value = "5m", value_parser = client::parse_duration)]
+    pub pod_max_in_unschedulable_pods_duration: Duration,
     /// Address to serve health and metrics on
     #[arg(long, default_value = "127.0.0.1")]
     pub bind_address: std::net::IpAddr,
@@ -71,10 +89,15 @@ pub struct Args {
 
 /// Runs the scheduler until `cx.stop`.
 pub async fn run(cx: daemon::Context, args: Args) -> Result<()> {
-    if args.config.is_some() {
-        let text = "--config: scheduler configuration files are not supported by this version";
-        return Err(daemon::ConfigError(text.to_owned()).into());
-    }
+    let configuration = match &args.config {
+        None => Configuration::default(),
+        Some(path) => read(path).map_err(daemon::ConfigError)?,
+    };
+    let waits = Waits {
+        backoff_initial: configuration.backoff_initial,
+        backoff_max: configuration.backoff_max,
+        unschedulable_max: args.pod_max_in_unschedulable_pods_duration,
+    };
     let client = client::connect(&args.kubeconfig)
         .await
         .map_err(|err| daemon::ConfigError(format!("{err:#}")))?;
@@ -88,7 +111,7 @@ pub async fn run(cx: daemon::Context, args: Args) -> Result<()> {
     let (recorder, sink) = client::recorder(client.clone(), "default-scheduler", "");
     tasks.spawn(sink.run(cx.stop.clone()));
     let sources = Sources::new(&client);
-    let scheduler = Scheduler::new(&client, recorder, &sources);
+    let scheduler = Scheduler::new(&client, recorder, &sources, configuration, waits);
     sources.start(&mut tasks, &cx.stop);
     tokio::select! {
         () = sources.synced() => {}
@@ -103,6 +126,12 @@ pub async fn run(cx: daemon::Context, args: Args) -> Result<()> {
     Ok(())
 }
 
+fn read(path: &std::path::Path) -> Result<Configuration, String> {
+    let file = path.display();
+    let text = std::fs::read(path).map_err(|err| format!("--config: reading {file}: {err}"))?;
+    Configuration::parse(&text).map_err(|err| format!("--config: {file}: {err}"))
+}
+
 /// Everything that is watched.
 pub(crate) struct Sources {
     pub(crate) pods: Reflector<Pod>,
@@ -113,6 +142,10 @@ pub(crate) struct Sources {
     pub(crate) volumes: Reflector<Volume>,
     pub(crate) classes: Reflector<Class>,
     pub(crate) csi_nodes: Reflector<CsiNode>,
+    pub(crate) services: Reflector<MapSelecting>,
+    pub(crate) replication_controllers: Reflector<MapSelecting>,
+    pub(crate) replica_sets: Reflector<Selecting>,
+    pub(crate) stateful_sets: Reflector<Selecting>,
 }
 
 impl Sources {
@@ -131,6 +164,13 @@ impl Sources {
             volumes: Reflector::new(client.clone(), VOLUMES.clone()),
             classes: Reflector::new(client.clone(), STORAGE_CLASSES.clone()),
             csi_nodes: Reflector::new(client.clone(), CSI_NODES.clone()),
+            services: Reflector::new(client.clone(), SERVICES.clone()),
+            replication_controllers: Reflector::new(
+                client.clone(),
+                REPLICATION_CONTROLLERS.clone(),
+            ),
+            replica_sets: Reflector::new(client.clone(), REPLICA_SETS.clone()),
+            stateful_sets: Reflector::new(client.clone(), STATEFUL_SETS.clone()),
         }
     }
 
@@ -143,6 +183,10 @@ impl Sources {
         tasks.spawn(self.volumes.clone().run(stop.clone()));
         tasks.spawn(self.classes.clone().run(stop.clone()));
         tasks.spawn(self.csi_nodes.clone().run(stop.clone()));
+        tasks.spawn(self.services.clone().run(stop.clone()));
+        tasks.spawn(self.replication_controllers.clone().run(stop.clone()));
+        tasks.spawn(self.replica_sets.clone().run(stop.clone()));
+        tasks.spawn(self.stateful_sets.clone().run(stop.clone()));
     }
 
     async fn synced(&self) {
@@ -155,6 +199,10 @@ impl Sources {
             self.volumes.synced(),
             self.classes.synced(),
             self.csi_nodes.synced(),
+            self.services.synced(),
+            self.replication_controllers.synced(),
+            self.replica_sets.synced(),
+            self.stateful_sets.synced(),
         );
     }
 }

@@ -11,16 +11,15 @@ use jiff::Timestamp;
 use crate::{
     cache::{Cache, PodInfo},
     framework::{Unschedulable, fits, histogram},
+    profile::Profile,
     types::{BY_SCHEDULER, DISRUPTION_TARGET, Pod},
 };
-
-/// At least so many nodes are tried out, or a tenth of all.
-const CANDIDATES_MIN: usize = 100;
-const CANDIDATES_PERCENT: usize = 10;
 
 /// What preemption comes to.
 #[derive(Debug)]
 pub(crate) enum Outcome {
+    /// The profile does not preempt.
+    Disabled,
     /// The pod must not preempt (now); what it is nominated for stays.
     NotEligible(&'static str),
     /// No node would do; upstream's words.
@@ -47,6 +46,7 @@ struct Candidate {
 /// Decides for a pod that no node was feasible for.
 pub(crate) fn preempt(
     cache: &mut Cache,
+    profile: &Profile,
     info: &PodInfo,
     failure: &Unschedulable,
     start: usize,
@@ -60,11 +60,12 @@ pub(crate) fn preempt(
         );
     }
     let helpable = &failure.helpable;
-    let wanted = (failure.nodes * CANDIDATES_PERCENT / 100).max(CANDIDATES_MIN);
+    let args = &profile.args;
+    let wanted = (failure.nodes * args.candidates_percent / 100).max(args.candidates_min);
     let mut candidates = Vec::new();
     for at in 0..helpable.len() {
         let Some(node) = helpable.get((start + at) % helpable.len()) else { break };
-        candidates.extend(try_out(cache, info, node));
+        candidates.extend(try_out(cache, profile, info, node));
         if candidates.len() >= wanted {
             break;
         }
@@ -119,7 +120,7 @@ fn unhelpful(failure: &Unschedulable) -> String {
 
 /// Takes everything of lower priority off a node and puts back what the pod leaves room for,
 /// those first that a budget protects, then by importance.
-fn try_out(cache: &mut Cache, info: &PodInfo, node: &str) -> Option<Candidate> {
+fn try_out(cache: &mut Cache, profile: &Profile, info: &PodInfo, node: &str) -> Option<Candidate> {
     let priority = info.pod.priority();
     let mut lower: Vec<Arc<PodInfo>> = cache
         .nodes
@@ -136,13 +137,13 @@ fn try_out(cache: &mut Cache, info: &PodInfo, node: &str) -> Option<Candidate> {
     lower.iter().for_each(|it| cache.remove_pod(&it.pod.metadata.key()));
     let mut victims = Vec::new();
     let mut violations = 0;
-    let possible = fits(cache, info, node).is_none();
+    let possible = fits(cache, profile, info, node).is_none();
     if possible {
         let (protected, free) = by_budget(cache, &lower);
         let protected_count = protected.len();
         for (at, it) in protected.into_iter().chain(free).enumerate() {
             cache.put(Arc::clone(&it), node);
-            if fits(cache, info, node).is_some() {
+            if fits(cache, profile, info, node).is_some() {
                 cache.remove_pod(&it.pod.metadata.key());
                 violations += usize::from(at < protected_count);
                 victims.push(it);
@@ -227,16 +228,17 @@ mod tests {
     fn run(cache: &mut Cache, pod: &Arc<Pod>) -> Result<(String, Vec<String>), String> {
         let info = PodInfo::new(Arc::clone(pod));
         let before = format!("{:?}", cache.nodes);
-        let Decision::Unschedulable(failure) = decide(cache, &info, 0) else {
+        let Decision::Unschedulable(failure) = decide(cache, &Profile::default(), &info, 0) else {
             panic!("there is room");
         };
-        let outcome = preempt(cache, &info, &failure, 0);
+        let outcome = preempt(cache, &Profile::default(), &info, &failure, 0);
         assert_eq!(format!("{:?}", cache.nodes), before, "trying out leaves no trace");
         match outcome {
             Outcome::Preempt(it) => {
                 let names = it.victims.iter().map(|it| it.metadata.name.clone()).collect();
                 Ok((it.node, names))
             }
+            Outcome::Disabled => Err("disabled".into()),
             Outcome::NotEligible(text) => Err(text.to_owned()),
             Outcome::NotHelpful(text) => Err(text),
         }
@@ -291,10 +293,13 @@ mod tests {
         let mut cache = cluster(&[node("a", "")]);
         cache.nominate(&pod("promised", 9, "2", ""), "a");
         let lower = PodInfo::new(pod("later", 5, "1", ""));
-        assert!(matches!(decide(&mut cache, &lower, 0), Decision::Unschedulable(_)));
+        assert!(matches!(
+            decide(&mut cache, &Profile::default(), &lower, 0),
+            Decision::Unschedulable(_)
+        ));
         let higher = PodInfo::new(pod("higher", 10, "1", ""));
-        assert!(matches!(decide(&mut cache, &higher, 0), Decision::Node(_)));
+        assert!(matches!(decide(&mut cache, &Profile::default(), &higher, 0), Decision::Node(_)));
         let itself = PodInfo::new(pod("promised", 9, "2", ""));
-        assert!(matches!(decide(&mut cache, &itself, 0), Decision::Node(_)));
+        assert!(matches!(decide(&mut cache, &Profile::default(), &itself, 0), Decision::Node(_)));
     }
 }

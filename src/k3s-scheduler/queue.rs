@@ -5,7 +5,7 @@
 
 use std::{
     cmp::Reverse,
-    collections::{BTreeMap, BTreeSet, BinaryHeap, HashMap},
+    collections::{BTreeMap, BTreeSet, BinaryHeap, HashMap, HashSet},
     sync::Arc,
     time::Duration,
 };
@@ -13,59 +13,36 @@ use std::{
 use client::Key;
 use tokio::time::Instant;
 
-use crate::{plugins, types::Pod};
+use crate::{
+    hints::{Change, helps},
+    index::Namespaces,
+    types::Pod,
+};
 
-const BACKOFF_MIN: Duration = Duration::from_secs(1);
-const BACKOFF_MAX: Duration = Duration::from_secs(10);
-/// An unschedulable pod is tried again after this long even if no event spoke for it.
-const UNSCHEDULABLE_MAX: Duration = Duration::from_secs(300);
-
-/// A change in the cluster that may make pods schedulable.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Change {
-    NodeAdded,
-    NodeAllocatable,
-    NodeLabels,
-    NodeTaints,
-    PodPlaced,
-    PodGone,
-    /// Claims, volumes or what is known about them.
-    Storage,
+/// How long pods wait.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Waits {
+    /// After a first failed attempt; doubled after each further one.
+    pub(crate) backoff_initial: Duration,
+    pub(crate) backoff_max: Duration,
+    /// An unschedulable pod is tried again after this long even if no event spoke for it.
+    pub(crate) unschedulable_max: Duration,
 }
 
-impl Change {
-    /// The plugins whose verdict it may change; none listed means all.
-    fn helps(self) -> &'static [&'static str] {
-        use plugins::{
-            FIT, INTER_POD_AFFINITY, NODE_AFFINITY, NODE_NAME, NODE_PORTS, NODE_UNSCHEDULABLE,
-            NODE_VOLUME_LIMITS, POD_TOPOLOGY_SPREAD, TAINT_TOLERATION, VOLUME_BINDING,
-            VOLUME_RESTRICTIONS, VOLUME_ZONE,
-        };
-        match self {
-            Change::NodeAdded => &[],
-            Change::NodeAllocatable => &[FIT],
-            Change::NodeLabels => &[
-                NODE_AFFINITY,
-                POD_TOPOLOGY_SPREAD,
-                INTER_POD_AFFINITY,
-                NODE_NAME,
-                VOLUME_BINDING,
-                VOLUME_ZONE,
-            ],
-            Change::NodeTaints => &[TAINT_TOLERATION, NODE_UNSCHEDULABLE, POD_TOPOLOGY_SPREAD],
-            Change::PodPlaced => &[INTER_POD_AFFINITY, POD_TOPOLOGY_SPREAD],
-            Change::PodGone => &[
-                FIT,
-                NODE_PORTS,
-                INTER_POD_AFFINITY,
-                POD_TOPOLOGY_SPREAD,
-                VOLUME_RESTRICTIONS,
-                NODE_VOLUME_LIMITS,
-            ],
-            Change::Storage => {
-                &[VOLUME_BINDING, VOLUME_ZONE, VOLUME_RESTRICTIONS, NODE_VOLUME_LIMITS]
-            }
+impl Default for Waits {
+    fn default() -> Self {
+        Waits {
+            backoff_initial: Duration::from_secs(1),
+            backoff_max: Duration::from_secs(10),
+            unschedulable_max: Duration::from_secs(300),
         }
+    }
+}
+
+impl Waits {
+    fn backoff(&self, attempts: u32) -> Duration {
+        let doubled = 1 << attempts.saturating_sub(1).min(20);
+        self.backoff_initial.saturating_mul(doubled).min(self.backoff_max)
     }
 }
 
@@ -91,12 +68,19 @@ struct Entry {
 /// The queue of pods without a node.
 #[derive(Default)]
 pub(crate) struct Queue {
+    waits: Waits,
     entries: HashMap<Key, Entry>,
+    /// Those that an event may bring back: unschedulable or handed out.
+    attentive: HashSet<Key>,
     active: BTreeMap<(Reverse<i32>, Instant, Key), ()>,
     backoff: BinaryHeap<Reverse<(Instant, Key)>>,
 }
 
 impl Queue {
+    pub(crate) fn new(waits: Waits) -> Self {
+        Queue { waits, ..Queue::default() }
+    }
+
     /// A pod that wants a node, new or changed.
     pub(crate) fn upsert(&mut self, pod: &Arc<Pod>, now: Instant) {
         let key = pod.metadata.key();
@@ -136,6 +120,7 @@ impl Queue {
     /// A pod that no longer wants a node.
     pub(crate) fn remove(&mut self, key: &Key) {
         if let Some(entry) = self.entries.remove(key) {
+            self.attentive.remove(key);
             self.active.remove(&(Reverse(entry.pod.priority()), entry.since, key.clone()));
         }
     }
@@ -148,7 +133,9 @@ impl Queue {
         entry.place = Place::InFlight;
         entry.attempts += 1;
         entry.moved = false;
-        Some(Arc::clone(&entry.pod))
+        let pod = Arc::clone(&entry.pod);
+        self.attentive.insert(key);
+        Some(pod)
     }
 
     /// The pod could not be placed.
@@ -166,7 +153,8 @@ impl Queue {
         } else {
             entry.place = Place::Unschedulable;
             // The far end of waiting, in the same heap as back-off.
-            self.backoff.push(Reverse((now + UNSCHEDULABLE_MAX, key.clone())));
+            self.backoff.push(Reverse((now + self.waits.unschedulable_max, key.clone())));
+            self.attentive.insert(key.clone());
         }
     }
 
@@ -179,26 +167,19 @@ impl Queue {
     }
 
     /// Something changed: what it may help is tried again, after its back-off.
-    pub(crate) fn changed(&mut self, change: Change, now: Instant) {
-        let helps = change.helps();
-        let helped: Vec<Key> = self
-            .entries
-            .iter_mut()
-            .filter(|(_, entry)| {
-                helps.is_empty()
-                    || entry.rejected_by.is_empty()
-                    || helps.iter().any(|plugin| entry.rejected_by.contains(plugin))
-                    || entry.place == Place::InFlight
-            })
-            .filter_map(|(key, entry)| match entry.place {
-                Place::Unschedulable => Some(key.clone()),
-                Place::InFlight => {
-                    entry.moved = true;
-                    None
-                }
-                _ => None,
-            })
-            .collect();
+    pub(crate) fn changed(&mut self, change: &Change, namespaces: &Namespaces, now: Instant) {
+        let mut helped = Vec::new();
+        for key in &self.attentive {
+            let Some(entry) = self.entries.get_mut(key) else { continue };
+            let mut rejected_by = entry.rejected_by.iter();
+            let may = entry.rejected_by.is_empty()
+                || rejected_by.any(|plugin| helps(plugin, change, &entry.pod, namespaces));
+            match entry.place {
+                Place::Unschedulable if may => helped.push(key.clone()),
+                Place::InFlight => entry.moved = true,
+                _ => {}
+            }
+        }
         for key in helped {
             self.activate(&key, now);
         }
@@ -217,18 +198,21 @@ impl Queue {
 
     fn activate(&mut self, key: &Key, now: Instant) {
         let Some(entry) = self.entries.get_mut(key) else { return };
-        if entry.since + backoff(entry.attempts) > now {
+        if entry.since + self.waits.backoff(entry.attempts) > now {
             self.back_off(key);
             return;
         }
         entry.place = Place::Active;
+        self.attentive.remove(key);
         self.active.insert((Reverse(entry.pod.priority()), entry.since, key.clone()), ());
     }
 
     fn back_off(&mut self, key: &Key) {
         let Some(entry) = self.entries.get_mut(key) else { return };
         entry.place = Place::Backoff;
-        self.backoff.push(Reverse((entry.since + backoff(entry.attempts), key.clone())));
+        self.attentive.remove(key);
+        let due = entry.since + self.waits.backoff(entry.attempts);
+        self.backoff.push(Reverse((due, key.clone())));
     }
 
     /// Moves what has waited long enough. An entry of the heap may be out of date.
@@ -239,25 +223,31 @@ impl Queue {
             let Some(Reverse((_, key))) = self.backoff.pop() else { return };
             let Some(entry) = self.entries.get_mut(&key) else { continue };
             let due = match entry.place {
-                Place::Backoff => entry.since + backoff(entry.attempts) <= now,
-                Place::Unschedulable => entry.since + UNSCHEDULABLE_MAX <= now,
+                Place::Backoff => entry.since + self.waits.backoff(entry.attempts) <= now,
+                Place::Unschedulable => entry.since + self.waits.unschedulable_max <= now,
                 _ => false,
             };
             if due {
                 entry.place = Place::Active;
+                self.attentive.remove(&key);
                 self.active.insert((Reverse(entry.pod.priority()), entry.since, key), ());
             }
         }
     }
 }
 
-fn backoff(attempts: u32) -> Duration {
-    BACKOFF_MIN.saturating_mul(1 << attempts.saturating_sub(1).min(10)).min(BACKOFF_MAX)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::plugins::FIT;
+
+    fn changed(queue: &mut Queue, change: Change, now: Instant) {
+        queue.changed(&change, &Namespaces::new(), now);
+    }
+
+    fn gone() -> Change {
+        Change::PodGone(pod("gone", 0))
+    }
 
     fn pod(name: &str, priority: i32) -> Arc<Pod> {
         let mut pod = Pod::default();
@@ -290,16 +280,16 @@ mod tests {
         queue.upsert(&pod("a", 0), start);
         let key = pod("a", 0).metadata.key();
         assert!(queue.pop(start).is_some());
-        queue.unschedulable(&key, [plugins::FIT].into(), start);
-        queue.changed(Change::NodeTaints, later(5));
-        assert!(queue.pop(later(5)).is_none(), "taints do not make room");
-        queue.changed(Change::PodGone, later(5));
+        queue.unschedulable(&key, [FIT].into(), start);
+        changed(&mut queue, Change::PodPlaced(pod("x", 0)), later(5));
+        assert!(queue.pop(later(5)).is_none(), "a pod more does not make room");
+        changed(&mut queue, gone(), later(5));
         assert!(queue.pop(later(5)).is_some());
-        queue.unschedulable(&key, [plugins::FIT].into(), later(5));
-        queue.changed(Change::PodGone, later(6));
+        queue.unschedulable(&key, [FIT].into(), later(5));
+        changed(&mut queue, gone(), later(6));
         assert!(queue.pop(later(6)).is_none(), "two seconds after the second attempt");
         assert_eq!(name(queue.pop(later(7))).as_deref(), Some("a"));
-        queue.unschedulable(&key, [plugins::FIT].into(), later(7));
+        queue.unschedulable(&key, [FIT].into(), later(7));
         assert!(queue.pop(later(306)).is_none());
         assert!(queue.pop(later(308)).is_some(), "tried again in the end");
     }
@@ -310,7 +300,7 @@ mod tests {
         let mut queue = Queue::default();
         queue.upsert(&pod("a", 0), start);
         assert!(queue.pop(start).is_some());
-        queue.changed(Change::NodeAdded, start);
+        changed(&mut queue, gone(), start);
         queue.unschedulable(&pod("a", 0).metadata.key(), BTreeSet::new(), start);
         assert!(queue.pop(start + Duration::from_secs(1)).is_some());
     }

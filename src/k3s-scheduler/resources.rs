@@ -48,6 +48,24 @@ impl Resources {
         resources
     }
 
+    /// The amount of a resource by its name.
+    pub(crate) fn get(&self, name: &str) -> i64 {
+        match name {
+            "cpu" => self.cpu,
+            "memory" => self.memory,
+            "ephemeral-storage" => self.ephemeral_storage,
+            "pods" => self.pods,
+            name => self.extended.get(name).copied().unwrap_or(0),
+        }
+    }
+
+    /// The resources that there is some of.
+    pub(crate) fn names(&self) -> Vec<&str> {
+        let basic = ["cpu", "memory", "ephemeral-storage", "pods"];
+        let all = basic.into_iter().chain(self.extended.keys().map(String::as_str));
+        all.filter(|name| self.get(name) > 0).collect()
+    }
+
     pub(crate) fn add(&mut self, other: &Resources) {
         self.each(other, |mine, theirs| mine + theirs);
     }

@@ -19,14 +19,16 @@ use crate::{
     PODS, Sources,
     binder::Binder,
     cache::{Cache, PodInfo},
+    config::Configuration,
     framework::{Decision, bindings, decide},
+    hints::Change,
     plugins::Binding,
     preemption::{Outcome, Preemption, preempt},
-    queue::{Change, Queue},
+    profile::Profile,
+    queue::{Queue, Waits},
     types::{BY_SCHEDULER, DISRUPTION_TARGET, Node, Pod},
 };
 
-const SCHEDULER_NAME: &str = "default-scheduler";
 const IN_FLIGHT_MAX: usize = 64;
 const UNSCHEDULABLE: &str = "Unschedulable";
 
@@ -40,6 +42,7 @@ struct Shared {
     rest: Rest,
     binder: Binder,
     recorder: Recorder,
+    profiles: Vec<Arc<Profile>>,
     state: Mutex<State>,
     wake: Notify,
 }
@@ -113,14 +116,25 @@ impl State {
 
 impl Scheduler {
     /// Keeps cache and queue current with these sources.
-    pub(crate) fn new(client: &kube::Client, recorder: Recorder, sources: &Sources) -> Self {
+    pub(crate) fn new(
+        client: &kube::Client,
+        recorder: Recorder,
+        sources: &Sources,
+        configuration: Configuration,
+        waits: Waits,
+    ) -> Self {
         let rest = Rest::new(client.clone());
-        let mut state = State::default();
+        let mut state = State { queue: Queue::new(waits), ..State::default() };
         state.cache.storage.claims = sources.claims.lister();
         state.cache.storage.volumes = sources.volumes.lister();
         state.cache.storage.classes = sources.classes.lister();
         state.cache.storage.csi_nodes = sources.csi_nodes.lister();
+        state.cache.owners.services = sources.services.lister();
+        state.cache.owners.replication_controllers = sources.replication_controllers.lister();
+        state.cache.owners.replica_sets = sources.replica_sets.lister();
+        state.cache.owners.stateful_sets = sources.stateful_sets.lister();
         let shared = Shared {
+            profiles: configuration.profiles,
             binder: Binder {
                 rest: rest.clone(),
                 claims: sources.claims.clone(),
@@ -152,21 +166,23 @@ impl Scheduler {
         let this = self.clone();
         sources.nodes.on_event(move |event| this.node_changed(event));
         let this = self.clone();
-        sources.claims.on_event(move |_| this.storage_changed());
+        sources.claims.on_event(move |event| {
+            this.storage_changed(Change::Claim(event.object().metadata.key()));
+        });
         let this = self.clone();
-        sources.volumes.on_event(move |_| this.storage_changed());
+        sources.volumes.on_event(move |_| this.storage_changed(Change::Storage));
         let this = self.clone();
-        sources.classes.on_event(move |_| this.storage_changed());
+        sources.classes.on_event(move |_| this.storage_changed(Change::Storage));
         let this = self.clone();
-        sources.csi_nodes.on_event(move |_| this.storage_changed());
+        sources.csi_nodes.on_event(move |_| this.storage_changed(Change::Storage));
         let this = self.clone();
         sources.namespaces.on_event(move |event| {
             let meta = event.object().meta();
             let mut state = this.state();
             if matches!(event, Event::Deleted(_)) {
-                state.cache.namespaces.remove(&meta.name);
+                state.cache.remove_namespace(&meta.name);
             } else {
-                state.cache.namespaces.insert(meta.name.clone(), meta.labels.clone());
+                state.cache.set_namespace(&meta.name, &meta.labels);
             }
         });
     }
@@ -209,15 +225,16 @@ impl Scheduler {
         let now = Instant::now();
         let pod = state.queue.pop(now)?;
         state.turn = state.turn.wrapping_add(1);
-        let info = PodInfo::new(Arc::clone(&pod));
+        let info = Arc::new(PodInfo::new(Arc::clone(&pod)));
         let turn = state.turn;
-        match decide(&mut state.cache, &info, turn) {
+        let profile = self.profile(&pod)?;
+        match decide(&mut state.cache, profile, &info, turn) {
             Decision::Node(node) => {
                 let bindings = match pod.spec.volumes.is_empty() {
                     true => Vec::new(),
                     false => bindings(&state.cache, &info, &node),
                 };
-                state.cache.place(&pod, &node);
+                state.cache.put(info, &node);
                 if bindings.is_empty() {
                     return Some(Task::Bind { pod, node });
                 }
@@ -225,7 +242,10 @@ impl Scheduler {
                 Some(Task::BindVolumes { pod, node, bindings })
             }
             Decision::Unschedulable(failure) => {
-                let outcome = preempt(&mut state.cache, &info, &failure, turn);
+                let outcome = match profile.preempts {
+                    true => preempt(&mut state.cache, profile, &info, &failure, turn),
+                    false => Outcome::Disabled,
+                };
                 if let Outcome::Preempt(preemption) = &outcome {
                     preemption.demoted.iter().for_each(|key| {
                         state.cache.nominated.remove(key);
@@ -242,12 +262,14 @@ impl Scheduler {
         match task {
             Task::Bind { pod, node } => self.bind(&pod, &node).await,
             Task::BindVolumes { pod, node, bindings } => {
-                let outcome = self.shared.binder.bind(&bindings, &node).await;
+                let patience = self.profile(&pod).map(|it| it.args.bind_timeout);
+                let patience = patience.unwrap_or_default();
+                let outcome = self.shared.binder.bind(&bindings, &node, patience).await;
                 self.state().unreserve(&bindings);
                 match outcome {
                     Ok(()) => self.bind(&pod, &node).await,
                     Err(err) => {
-                        self.give_back(&pod.metadata.key(), false);
+                        self.give_back(&pod, false);
                         let message = format!(
                             "running PreBind plugin \"VolumeBinding\": binding volumes: {err}"
                         );
@@ -282,7 +304,7 @@ impl Scheduler {
                 self.state().queue.remove(&key);
             }
             Err(err) => {
-                self.give_back(&key, is_not_found(&err));
+                self.give_back(pod, is_not_found(&err));
                 if !is_conflict(&err) && !is_not_found(&err) {
                     let err = client::describe(&err);
                     tracing::warn!(pod = %key, node, err, "Pod was not bound, retrying");
@@ -294,10 +316,11 @@ impl Scheduler {
     }
 
     /// A binding was refused: the pod is no longer on the node, and tried again if it still exists.
-    fn give_back(&self, key: &client::Key, gone: bool) {
+    fn give_back(&self, pod: &Arc<Pod>, gone: bool) {
+        let key = &pod.metadata.key();
         let mut state = self.state();
         state.cache.remove_pod(key);
-        state.queue.changed(Change::PodGone, Instant::now());
+        self.changed(&mut state, &Change::PodGone(Arc::clone(pod)));
         if gone {
             // Deleted meanwhile, or replaced by a namesake, which its own event queues.
             state.queue.remove(key);
@@ -315,7 +338,7 @@ impl Scheduler {
             let key = victim.metadata.key();
             let condition = json!({
                 "type": DISRUPTION_TARGET, "status": "True", "reason": BY_SCHEDULER,
-                "message": format!("{SCHEDULER_NAME}: preempting to accommodate a higher priority pod"),
+                "message": format!("{}: preempting to accommodate a higher priority pod", pod.scheduler()),
                 "lastTransitionTime": rfc3339(now()),
             });
             let body = json!({
@@ -420,7 +443,7 @@ impl Scheduler {
             let was = state.cache.node_of(&key).is_some();
             state.cache.remove_pod(&key);
             if was {
-                self.changed(&mut state, Change::PodGone);
+                self.changed(&mut state, &Change::PodGone(Arc::clone(pod)));
             }
         } else if pod.is_assigned() {
             state.queue.remove(&key);
@@ -429,9 +452,9 @@ impl Scheduler {
             let relabelled =
                 event.old().is_some_and(|old| old.metadata.labels != pod.metadata.labels);
             if fresh || relabelled {
-                self.changed(&mut state, Change::PodPlaced);
+                self.changed(&mut state, &Change::PodPlaced(Arc::clone(pod)));
             }
-        } else if wants_node(pod) {
+        } else if wants_node(pod) && self.profile(pod).is_some() {
             // An assumed pod's own updates must not queue it again.
             if state.cache.node_of(&key).is_none() {
                 state.queue.upsert(pod, Instant::now());
@@ -445,39 +468,47 @@ impl Scheduler {
     fn node_changed(&self, event: &Event<Node>) {
         let mut state = self.state();
         let node = event.object();
-        match event {
-            Event::Deleted(node) => state.cache.remove_node(&node.metadata.name),
+        let change = match event {
+            Event::Deleted(node) => {
+                state.cache.remove_node(&node.metadata.name);
+                Some(Change::NodeGone)
+            }
             Event::Added(node) => {
                 state.cache.set_node(node);
-                self.changed(&mut state, Change::NodeAdded);
+                Some(Change::NodeAdded(Arc::clone(node)))
             }
             Event::Updated { old, new } => {
                 state.cache.set_node(new);
-                if old.status.allocatable != new.status.allocatable {
-                    self.changed(&mut state, Change::NodeAllocatable);
-                }
-                if old.metadata.labels != new.metadata.labels {
-                    self.changed(&mut state, Change::NodeLabels);
-                }
-                if old.spec.taints != new.spec.taints
-                    || old.spec.unschedulable != new.spec.unschedulable
-                {
-                    self.changed(&mut state, Change::NodeTaints);
-                }
+                let same = old.status.allocatable == new.status.allocatable
+                    && old.metadata.labels == new.metadata.labels
+                    && old.spec.taints == new.spec.taints
+                    && old.spec.unschedulable == new.spec.unschedulable;
+                let (old, new) = (Arc::clone(old), Arc::clone(new));
+                (!same).then_some(Change::NodeUpdated { old, new })
             }
+        };
+        if let Some(change) = change {
+            self.changed(&mut state, &change);
         }
         let (active, backoff, unschedulable) = state.queue.lengths();
         tracing::trace!(node = node.metadata.name, active, backoff, unschedulable, "Node changed");
     }
 
-    fn storage_changed(&self) {
+    fn storage_changed(&self, change: Change) {
         let mut state = self.state();
-        self.changed(&mut state, Change::Storage);
+        self.changed(&mut state, &change);
     }
 
-    fn changed(&self, state: &mut State, change: Change) {
-        state.queue.changed(change, Instant::now());
+    fn changed(&self, state: &mut State, change: &Change) {
+        let State { cache, queue, .. } = state;
+        queue.changed(change, cache.namespaces(), Instant::now());
         self.shared.wake.notify_one();
+    }
+
+    /// The profile for a pod; `None` when the pod is for another scheduler.
+    fn profile(&self, pod: &Pod) -> Option<&Profile> {
+        let profiles = self.shared.profiles.iter().map(|it| &**it);
+        profiles.into_iter().find(|it| it.scheduler_name == pod.scheduler())
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -492,6 +523,7 @@ fn unschedulable(pod: Arc<Pod>, why: String, nodes: usize, outcome: Outcome) -> 
         _ => format!("{why} preemption: {preemption}"),
     };
     match outcome {
+        Outcome::Disabled => Task::Report { pod, message: why, promise: Promise::Keep },
         Outcome::NotEligible(text) => {
             Task::Report { pod, message: with(text), promise: Promise::Keep }
         }
@@ -502,12 +534,9 @@ fn unschedulable(pod: Arc<Pod>, why: String, nodes: usize, outcome: Outcome) -> 
     }
 }
 
-/// Whether this scheduler has to find a node for the pod.
+/// Whether some scheduler has to find a node for the pod now.
 fn wants_node(pod: &Pod) -> bool {
-    let name = pod.spec.scheduler_name.as_str();
-    !pod.metadata.is_deleting()
-        && pod.spec.scheduling_gates.is_empty()
-        && (name.is_empty() || name == SCHEDULER_NAME)
+    !pod.metadata.is_deleting() && pod.spec.scheduling_gates.is_empty()
 }
 
 #[cfg(test)]
@@ -515,15 +544,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn gated_deleted_and_foreign_pods_are_left_alone() {
+    fn gated_and_deleted_pods_are_left_alone() {
         let check = |spec: &str, meta: &str, want: bool| {
             let text = format!(r#"{{"metadata":{{"name":"a"{meta}}},"spec":{{{spec}}}}}"#);
             let pod: Pod = serde_json::from_str(&text).unwrap();
             assert_eq!(wants_node(&pod), want, "{text}");
         };
         check("", "", true);
-        check(r#""schedulerName":"default-scheduler""#, "", true);
-        check(r#""schedulerName":"mine""#, "", false);
         check(r#""schedulingGates":[{"name":"x"}]"#, "", false);
         check("", r#","deletionTimestamp":"2024-01-01T00:00:00Z""#, false);
     }

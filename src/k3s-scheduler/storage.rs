@@ -10,7 +10,7 @@ use client::{HasMeta, Key, Lister, Meta, null_default};
 use serde::{Deserialize, Deserializer};
 use serde_json::Value;
 
-use crate::types::{Amounts, LabelSelector, NodeSelector, Requirement, quantity};
+use crate::types::{Amounts, LabelSelector, NodeSelector, Requirement, object, quantity};
 
 /// Set on a claim whose binding is complete.
 const BIND_COMPLETED: &str = "pv.kubernetes.io/bind-completed";
@@ -204,15 +204,6 @@ pub(crate) struct CsiNodeDriver {
     pub(crate) allocatable: BTreeMap<String, Value>,
 }
 
-macro_rules! object {
-    ($($name:ident),*) => {
-        $(impl HasMeta for $name {
-            fn meta(&self) -> &Meta {
-                &self.metadata
-            }
-        })*
-    };
-}
 object!(Claim, Volume, Class, CsiNode);
 
 /// What is known about storage. The listers are those of the running reflectors.

@@ -167,7 +167,7 @@ pub(crate) struct Condition {
     pub(crate) message: String,
 }
 
-#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Deserialize)]
 #[serde(default)]
 pub(crate) struct Toleration {
     pub(crate) key: String,
@@ -212,7 +212,7 @@ pub(crate) struct NodeAffinity {
     pub(crate) preferred: Vec<PreferredNode>,
 }
 
-#[derive(Clone, Debug, Default, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub(crate) struct NodeSelector {
     #[serde(deserialize_with = "null_default")]
@@ -226,7 +226,7 @@ pub(crate) struct PreferredNode {
     pub(crate) preference: NodeTerm,
 }
 
-#[derive(Clone, Debug, Default, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub(crate) struct NodeTerm {
     #[serde(deserialize_with = "null_default")]
@@ -236,7 +236,7 @@ pub(crate) struct NodeTerm {
 }
 
 /// One expression of a label or node selector.
-#[derive(Clone, Debug, Default, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Deserialize)]
 #[serde(default)]
 pub(crate) struct Requirement {
     pub(crate) key: String,
@@ -266,7 +266,7 @@ impl Requirement {
 }
 
 /// `metav1.LabelSelector`.
-#[derive(Clone, Debug, Default, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub(crate) struct LabelSelector {
     #[serde(deserialize_with = "null_default")]
@@ -368,18 +368,41 @@ pub(crate) struct Image {
     pub(crate) size_bytes: i64,
 }
 
+/// An object with a label selector, of which nothing else matters: ReplicaSets, StatefulSets.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+pub(crate) struct Selecting {
+    pub(crate) metadata: Meta,
+    pub(crate) spec: SelectorSpec,
+}
+
+/// An object that selects by a map: Services, ReplicationControllers.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+pub(crate) struct MapSelecting {
+    pub(crate) metadata: Meta,
+    pub(crate) spec: MapSelector,
+}
+
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+pub(crate) struct MapSelector {
+    #[serde(deserialize_with = "null_default")]
+    pub(crate) selector: Labels,
+}
+
 /// `policy/v1 PodDisruptionBudget`.
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(default)]
 pub(crate) struct Budget {
     pub(crate) metadata: Meta,
-    pub(crate) spec: BudgetSpec,
+    pub(crate) spec: SelectorSpec,
     pub(crate) status: BudgetStatus,
 }
 
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(default)]
-pub(crate) struct BudgetSpec {
+pub(crate) struct SelectorSpec {
     pub(crate) selector: Option<LabelSelector>,
 }
 
@@ -399,23 +422,17 @@ impl Budget {
     }
 }
 
-impl HasMeta for Budget {
-    fn meta(&self) -> &Meta {
-        &self.metadata
-    }
+macro_rules! object {
+    ($($name:ident),*) => {
+        $(impl HasMeta for $name {
+            fn meta(&self) -> &Meta {
+                &self.metadata
+            }
+        })*
+    };
 }
-
-impl HasMeta for Pod {
-    fn meta(&self) -> &Meta {
-        &self.metadata
-    }
-}
-
-impl HasMeta for Node {
-    fn meta(&self) -> &Meta {
-        &self.metadata
-    }
-}
+pub(crate) use object;
+object!(Pod, Node, Budget, Selecting, MapSelecting);
 
 impl Pod {
     pub(crate) fn priority(&self) -> i32 {
@@ -428,6 +445,14 @@ impl Pod {
 
     pub(crate) fn is_finished(&self) -> bool {
         matches!(self.status.phase.as_str(), "Succeeded" | "Failed")
+    }
+
+    /// The name of the scheduler that it is for.
+    pub(crate) fn scheduler(&self) -> &str {
+        match self.spec.scheduler_name.as_str() {
+            "" => crate::profile::DEFAULT_NAME,
+            name => name,
+        }
     }
 
     /// Host ports of all containers.

@@ -8,6 +8,7 @@ mod figure;
 mod http;
 mod objects;
 mod requests;
+mod scheduler;
 mod server;
 mod size;
 mod store;
@@ -27,6 +28,7 @@ const BENCHES: &[(&str, Bench)] = &[
     ("requests", requests::run),
     ("watches", watches::run),
     ("size", size::run),
+    ("scheduler", scheduler::run),
 ];
 
 fn main() -> ExitCode {

@@ -87,7 +87,7 @@ pub(super) fn ports(
 }
 
 /// Same port and protocol, and the same address or one of them all addresses.
-fn clash(a: &ContainerPort, b: &ContainerPort) -> bool {
+pub(crate) fn clash(a: &ContainerPort, b: &ContainerPort) -> bool {
     let every = |port: &ContainerPort| matches!(port.host_ip.as_str(), "" | "0.0.0.0" | "::");
     let protocol = |port: &ContainerPort| {
         if port.protocol.is_empty() { "TCP".to_owned() } else { port.protocol.clone() }

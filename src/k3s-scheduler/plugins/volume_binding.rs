@@ -45,7 +45,7 @@ pub(crate) struct PodVolumes {
 }
 
 impl PodVolumes {
-    pub(super) fn new(cache: &Cache, info: &PodInfo) -> Self {
+    pub(crate) fn new(cache: &Cache, info: &PodInfo) -> Self {
         let mut volumes = PodVolumes::default();
         let pod = &info.pod;
         for volume in &pod.spec.volumes {
@@ -164,6 +164,7 @@ mod tests {
         Decision, decide,
         tests::{cluster, node},
     };
+    use crate::profile::Profile;
 
     const PINNED: &str = r#""nodeAffinity":{"required":{"nodeSelectorTerms":[{"matchExpressions":
         [{"key":"kubernetes.io/hostname","operator":"In","values":["b"]}]}]}}"#;
@@ -213,7 +214,7 @@ mod tests {
 
     fn check(claim: &str, volumes: Vec<Volume>, want: Result<&str, &str>) {
         let mut cache = storage(claim, volumes);
-        match decide(&mut cache, &pod(), 0) {
+        match decide(&mut cache, &Profile::default(), &pod(), 0) {
             Decision::Node(node) => assert_eq!(Ok(node.as_str()), want, "{claim}"),
             Decision::Unschedulable(it) => assert_eq!(Err(it.message.as_str()), want, "{claim}"),
         }

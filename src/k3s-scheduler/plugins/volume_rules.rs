@@ -140,6 +140,7 @@ mod tests {
         Decision, decide,
         tests::{cluster, node},
     };
+    use crate::profile::Profile;
 
     fn pod(name: &str, volume: &str) -> Arc<Pod> {
         let text = format!(
@@ -171,7 +172,7 @@ mod tests {
     }
 
     fn why(cache: &mut Cache, pod: &Arc<Pod>) -> Option<String> {
-        match decide(cache, &PodInfo::new(Arc::clone(pod)), 0) {
+        match decide(cache, &Profile::default(), &PodInfo::new(Arc::clone(pod)), 0) {
             Decision::Node(_) => None,
             Decision::Unschedulable(it) => Some(it.message),
         }
