@@ -7,6 +7,7 @@
 mod cluster;
 mod e2e;
 mod idle;
+mod load;
 mod outside;
 mod packaging;
 mod usage;

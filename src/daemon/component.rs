@@ -15,9 +15,10 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
+use crate::bus::{self, Bus};
 use crate::context::{Context, Report};
 use crate::interface::Identity;
-use crate::{bus, listen, log, watchdog};
+use crate::{listen, log, watchdog};
 
 /// A component's names: the process and unit, and the bus.
 #[derive(Debug)]
@@ -85,25 +86,36 @@ where
         let stop = CancellationToken::new();
         let identity = Identity::new(component.name, configuration);
         let reload = identity.reload.clone();
-        let bus = match bus::serve(identity.clone(), component.bus).await {
-            Ok(bus) => bus,
-            Err(err) => {
-                warn!(err = %format_args!("{err:#}"), "No D-Bus, going on without");
-                None
-            }
+        let bus = Bus::absent();
+        // A role, which has no name here, may start the bus itself and looks after it.
+        let connection = match component.bus {
+            "" => None,
+            name => match bus.open(&identity, name, None).await {
+                Ok(connection) => Some(connection),
+                Err(err) => {
+                    warn!(err = %format_args!("{err:#}"), "No D-Bus, going on without");
+                    None
+                }
+            },
         };
         let (report, reports) = watch::channel(Report::starting());
-        let cx = Context::new(identity, stop.clone(), listeners, report, bus.clone());
+        let cx = Context::new(identity.clone(), stop.clone(), listeners, report, bus.clone());
         let mut signals = Signals::new()?;
-        let mut publishing = std::pin::pin!(bus::publish(bus, reports));
+        let on_bus = async {
+            match component.bus {
+                "" => std::future::pending().await,
+                name => bus.keep(connection, &identity, reports.clone(), name, None).await,
+            }
+        };
+        let telling = async { tokio::join!(bus::notify_all(reports.clone()), on_bus) };
+        let mut telling = std::pin::pin!(telling);
         let mut running = std::pin::pin!(run(cx));
         let mut feeding = std::pin::pin!(watchdog::feed());
-        let mut publish = true;
         info!(version = env!("CARGO_PKG_VERSION"), "Started");
         loop {
             tokio::select! {
                 done = &mut running => return done,
-                () = &mut publishing, if publish => publish = false,
+                _ = &mut telling => (),
                 () = &mut feeding => (),
                 end = signals.next() => match end {
                     Signalled::End => break,
@@ -116,26 +128,16 @@ where
         }
         stop.cancel();
         tokio::select! {
-            done = drain(running, publishing, publish) => done,
+            done = drain(running) => done,
+            _ = &mut telling => Ok(()),
             () = &mut feeding => Ok(()),
         }
     })
 }
 
-async fn drain(
-    running: impl Future<Output = Result<()>>,
-    publishing: impl Future<Output = ()>,
-    mut publish: bool,
-) -> Result<()> {
+async fn drain(running: impl Future<Output = Result<()>>) -> Result<()> {
     let _ = sd_notify::notify(&[sd_notify::NotifyState::Stopping]);
-    let mut publishing = std::pin::pin!(publishing);
-    let mut running = std::pin::pin!(tokio::time::timeout(DRAIN_MAX, running));
-    let done = loop {
-        tokio::select! {
-            done = &mut running => break done,
-            () = &mut publishing, if publish => publish = false,
-        }
-    };
+    let done = tokio::time::timeout(DRAIN_MAX, running).await;
     info!("Stopped");
     done.context("did not stop in time")?
 }

@@ -9,6 +9,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
+use crate::bus::Bus;
 use crate::interface::Identity;
 use crate::listen::Listener;
 
@@ -28,7 +29,7 @@ pub struct Context {
     pub stop: CancellationToken,
     listeners: Arc<Mutex<Vec<(String, Listener)>>>,
     report: watch::Sender<Report>,
-    bus: Option<zbus::Connection>,
+    bus: Bus,
     identity: Arc<Identity>,
 }
 
@@ -38,7 +39,7 @@ impl Context {
         stop: CancellationToken,
         listeners: Vec<(String, Listener)>,
         report: watch::Sender<Report>,
-        bus: Option<zbus::Connection>,
+        bus: Bus,
     ) -> Self {
         let listeners = Arc::new(Mutex::new(listeners));
         Self { stop, listeners, report, bus, identity: Arc::new(identity) }
@@ -47,7 +48,7 @@ impl Context {
     /// A context without supervisor and bus, for tests.
     pub fn detached(stop: CancellationToken) -> Self {
         let report = watch::Sender::new(Report::starting());
-        Self::new(Identity::new("test", BTreeMap::new()), stop, Vec::new(), report, None)
+        Self::new(Identity::new("test", BTreeMap::new()), stop, Vec::new(), report, Bus::absent())
     }
 
     /// Takes the passed socket with this name; `None` when none was passed (then bind it).
@@ -101,9 +102,9 @@ impl Context {
         self.report.subscribe()
     }
 
-    /// The connection that owns the component's bus name; `None` where no bus runs.
-    pub fn bus(&self) -> Option<&zbus::Connection> {
-        self.bus.as_ref()
+    /// The bus that the component's name is on, while there is one.
+    pub fn bus(&self) -> &Bus {
+        &self.bus
     }
 }
 

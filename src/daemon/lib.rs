@@ -22,10 +22,11 @@ pub mod systemd;
 mod watchdog;
 
 pub use authorize::{MANAGE, MANAGE_NODE, authorize};
-pub use bus::{PATH as BUS_PATH, attend as attend_bus, connect as connect_bus};
+pub use bus::{Bus, PATH as BUS_PATH, attend as attend_bus, connect as connect_bus};
 pub use component::{Component, ConfigError, Flavour, main};
 pub use context::Context;
 pub use files::Changes;
 pub use interface::Component1Proxy;
 pub use listen::{Address, Listener, Socket, bind_tcp, bind_udp, bind_unix};
+pub use listen::{entrust, exec, reclaim};
 pub use log::{init as init_log, set_level as set_log_level};

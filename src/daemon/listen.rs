@@ -2,16 +2,25 @@
 //!
 //! Invariant: every listener is non-blocking and close-on-exec, wherever it came from.
 
+use std::ffi::OsStr;
 use std::fs;
-use std::io;
+use std::io::{self, IoSlice};
+use std::mem::MaybeUninit;
 use std::net::{SocketAddr, TcpListener, UdpSocket};
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixListener;
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
 use anyhow::{Context as _, Result, bail};
-use rustix::net::{AddressFamily, SocketFlags, SocketType, sockopt};
+use rustix::net::{
+    AddressFamily, SendAncillaryBuffer, SendAncillaryMessage, SendFlags, SocketAddrUnix,
+    SocketFlags, SocketType, sockopt,
+};
+use tracing::debug;
 
 use crate::sys;
 
@@ -34,6 +43,14 @@ impl Listener {
             Self::Unix(listener) => Self::Unix(listener.try_clone()?),
             Self::Udp(socket) => Self::Udp(socket.try_clone()?),
         })
+    }
+
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        match self {
+            Self::Tcp(listener) => listener.as_fd(),
+            Self::Unix(listener) => listener.as_fd(),
+            Self::Udp(socket) => socket.as_fd(),
+        }
     }
 
     /// Gives up the type, keeps the socket.
@@ -121,6 +138,72 @@ pub(crate) fn passed() -> Result<Vec<(String, Listener)>> {
     Ok(sockets)
 }
 
+/// Has a command find these sockets under their names. It must set `LISTEN_PID` to the process
+/// that the command becomes.
+pub(crate) fn pass<'a>(
+    command: &mut Command,
+    sockets: impl Iterator<Item = (&'a str, &'a Listener)>,
+) -> io::Result<()> {
+    let (mut names, mut fds) = (Vec::new(), Vec::new());
+    for (name, socket) in sockets {
+        names.push(name);
+        fds.push(socket.try_clone()?.into_fd());
+    }
+    command.env("LISTEN_FDS", names.len().to_string()).env("LISTEN_FDNAMES", names.join(":"));
+    sys::pass_fds(command, fds);
+    Ok(())
+}
+
+/// Becomes another program in the same process, which finds these sockets as passed ones. Returns
+/// only when it did not; by then descriptors may be damaged, so the process had better end.
+pub fn exec(mut command: Command, sockets: &[(&str, Listener)]) -> io::Error {
+    match pass(&mut command, sockets.iter().map(|(name, socket)| (*name, socket))) {
+        Ok(()) => command.env("LISTEN_PID", std::process::id().to_string()).exec(),
+        Err(err) => err,
+    }
+}
+
+/// Leaves a socket with the service manager as well: while the unit is started again it stays open,
+/// and the next process finds it passed under this name. It ends when the unit stops for good.
+pub fn entrust(name: &str, listener: &Listener) {
+    if let Err(err) = tell_store("FDSTORE", name, &[listener.as_fd()]) {
+        debug!(%err, name, "The service manager does not keep a socket");
+    }
+}
+
+/// Takes a socket back that was left with the service manager.
+pub fn reclaim(name: &str) {
+    if let Err(err) = tell_store("FDSTOREREMOVE", name, &[]) {
+        debug!(%err, name, "The service manager did not give a socket back");
+    }
+}
+
+/// A message about the file descriptor store, sd_notify(3); nothing without a service manager.
+fn tell_store(what: &str, name: &str, fds: &[BorrowedFd<'_>]) -> io::Result<()> {
+    match std::env::var_os("NOTIFY_SOCKET") {
+        Some(path) => tell_store_at(&path, what, name, fds),
+        None => Ok(()),
+    }
+}
+
+fn tell_store_at(path: &OsStr, what: &str, name: &str, fds: &[BorrowedFd<'_>]) -> io::Result<()> {
+    let address = match path.as_bytes().strip_prefix(b"@") {
+        Some(name) => SocketAddrUnix::new_abstract_name(name)?,
+        None => SocketAddrUnix::new(path)?,
+    };
+    let flags = SocketFlags::CLOEXEC;
+    let socket = rustix::net::socket_with(AddressFamily::UNIX, SocketType::DGRAM, flags, None)?;
+    let text = format!("{what}=1\nFDNAME={name}\n");
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+    let mut control = SendAncillaryBuffer::new(&mut space);
+    if !fds.is_empty() {
+        control.push(SendAncillaryMessage::ScmRights(fds));
+    }
+    let parts = [IoSlice::new(text.as_bytes())];
+    rustix::net::sendmsg_addr(&socket, &address, &parts, &mut control, SendFlags::NOSIGNAL)?;
+    Ok(())
+}
+
 /// Binds and listens on a TCP address.
 pub fn bind_tcp(addr: SocketAddr) -> Result<Listener> {
     let listener = TcpListener::bind(addr).with_context(|| in_use(&addr.to_string()))?;
@@ -203,6 +286,23 @@ mod tests {
         assert!(matches!(Address::TcpForeseen(addr).bind().unwrap(), Listener::Tcp(_)));
         assert!(matches!(Address::UdpForeseen(addr).bind().unwrap(), Listener::Udp(_)));
         assert!(Address::Tcp(addr).bind().is_err());
+    }
+
+    #[test]
+    fn a_socket_that_was_entrusted_arrives_with_its_name() {
+        let path = std::env::temp_dir().join(format!("k3s-store-{}", std::process::id()));
+        let manager = std::os::unix::net::UnixDatagram::bind(&path).unwrap();
+        let listener = bind_tcp("127.0.0.1:0".parse().unwrap()).unwrap();
+        tell_store_at(path.as_os_str(), "FDSTORE", "door", &[listener.as_fd()]).unwrap();
+        let (mut space, mut text) =
+            ([MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))], [0; 64]);
+        let mut control = rustix::net::RecvAncillaryBuffer::new(&mut space);
+        let mut parts = [io::IoSliceMut::new(&mut text)];
+        let flags = rustix::net::RecvFlags::empty();
+        let got = rustix::net::recvmsg(&manager, &mut parts, &mut control, flags).unwrap();
+        assert_eq!(&text[..got.bytes], b"FDSTORE=1\nFDNAME=door\n");
+        assert_eq!(control.drain().count(), 1);
+        fs::remove_file(path).unwrap();
     }
 
     #[test]

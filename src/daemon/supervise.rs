@@ -6,7 +6,6 @@
 //! same ones, and no client sees a refused connection.
 
 use std::ffi::OsString;
-use std::os::fd::OwnedFd;
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{ExitStatus, Stdio};
@@ -23,7 +22,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
 use crate::component::ConfigError;
-use crate::listen::{Listener, Socket};
+use crate::listen::{self, Listener, Socket};
 use crate::sys;
 
 /// First and longest pause before a restart.
@@ -333,13 +332,8 @@ fn spawn(unit: &Unit, sockets: &[Listener], notify: Option<&Path>) -> Result<Chi
         command.arg0(&unit.argv0);
     } else {
         command.arg0(ACTIVATE).arg(&unit.program).arg(&unit.argv0);
-        let names: Vec<&str> = unit.sockets.iter().map(|socket| socket.name.as_str()).collect();
-        command.env("LISTEN_FDS", names.len().to_string()).env("LISTEN_FDNAMES", names.join(":"));
-        let fds: Vec<OwnedFd> = sockets
-            .iter()
-            .map(|socket| Ok(socket.try_clone()?.into_fd()))
-            .collect::<std::io::Result<_>>()?;
-        sys::pass_fds(&mut command, fds);
+        let names = unit.sockets.iter().map(|socket| socket.name.as_str());
+        listen::pass(&mut command, names.zip(sockets))?;
     }
     command.args(&unit.args).envs(unit.env.iter().map(|(key, value)| (key, value)));
     match notify {

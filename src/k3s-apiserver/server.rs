@@ -5,6 +5,7 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use anyhow::Context;
@@ -30,7 +31,8 @@ const HEADERS_MAX: Duration = Duration::from_secs(10);
 /// How long running requests may go on after `stop`.
 const DRAIN: Duration = Duration::from_secs(3);
 /// How long a kept HTTP/1.1 connection stays open after `stop`, so that a request that is on its
-/// way is answered, with `Connection: close`, instead of being lost with the connection.
+/// way is answered, with `Connection: close`, instead of being lost with the connection. One that
+/// has carried no request yet gets nearly the whole [`DRAIN`]: nobody connects to say nothing.
 const LAST_REQUEST: Duration = Duration::from_millis(700);
 const CONNECTIONS_MAX: usize = 32_768;
 /// A watch is a stream: clients with many reflectors need many.
@@ -102,8 +104,11 @@ async fn connection(
     let Identities { user, proxy } = tls.identify(chain);
     let http1 = stream.get_ref().1.alpn_protocol() != Some(b"h2");
     let peer = Peer { address, certificate: user.map(Arc::new), proxy: proxy.map(Arc::from) };
+    let asked = Arc::new(AtomicBool::new(false));
+    let was_asked = asked.clone();
     let service = service_fn(move |request| {
         let (server, peer) = (server.clone(), peer.clone());
+        asked.store(true, Ordering::Relaxed);
         async move {
             let mut response = filter::handle(&server, &peer, request).await;
             if http1
@@ -119,6 +124,9 @@ async fn connection(
         stop.cancelled().await;
         if http1 {
             tokio::time::sleep(LAST_REQUEST).await;
+            if !was_asked.load(Ordering::Relaxed) {
+                tokio::time::sleep(DRAIN.saturating_sub(LAST_REQUEST * 2)).await;
+            }
         }
     };
     let mut builder = auto::Builder::new(TokioExecutor::new());

@@ -92,7 +92,7 @@ pub async fn run(cx: Context, mut args: Args) -> Result<()> {
         .map_err(|err| ConfigError(format!("{}: {err:#}", args.kubeconfig.display())))?;
     let network = watch::Sender::new(None);
     serve_cni(&cx, &args, &netlink, &network, &mut tasks)?;
-    let bus = cx.bus().cloned();
+    let bus = cx.bus().clone();
     let published = network.subscribe();
     let nodes: Reflector<Node> = Reflector::new(client.clone(), NODES);
     let node_changes = nodes.changes();
@@ -117,7 +117,7 @@ pub async fn run(cx: Context, mut args: Args) -> Result<()> {
     });
     tasks.spawn(service.run(node_changes, link_changes));
     let publishing = async {
-        if let Err(err) = bus::publish(bus, published).await {
+        if let Err(err) = bus::publish(&bus, published).await {
             tracing::warn!(%err, "Publishing on D-Bus failed, going on without");
         }
         std::future::pending().await

@@ -8,8 +8,9 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::{Context as _, Result};
+use anyhow::Result;
 use client::{Key, Patch};
+use daemon::Bus;
 use k8s_openapi::api::core::v1::{Node, Pod};
 use serde_json::json;
 use tokio::sync::watch;
@@ -28,30 +29,27 @@ const ASK_AGAIN: Duration = Duration::from_secs(1);
 
 /// Evicts pods while `draining` is true, and publishes how far that is, until `stop`.
 pub(crate) async fn serve(
-    bus: Option<Connection>,
+    bus: Bus,
     shared: Arc<Shared>,
     pods: Pods,
     stop: CancellationToken,
 ) -> Result<()> {
-    let Some(bus) = bus else { return Ok(()) };
     let (order, mut draining) = watch::channel(false);
-    let interface =
-        Kubelet1 { shared: shared.clone(), pods: pods.clone(), order, left: String::new() };
-    let server = bus.object_server();
-    server.at(daemon::BUS_PATH, interface).await.context("serving io.k3s.Kubelet1")?;
-    let served = server.interface::<_, Kubelet1>(daemon::BUS_PATH).await?;
+    let left = watch::Sender::new(String::new());
+    let interface = Kubelet1 { shared: shared.clone(), pods: pods.clone(), order, left };
+    bus.offer(interface.clone()).await?;
     let work = async {
         loop {
             draining.wait_for(|draining| *draining).await?;
             let left = evict_all(&shared, &pods).await;
             let text = if left == 0 { "drained".to_owned() } else { format!("{left} pods left") };
-            let mut interface = served.get_mut().await;
-            if interface.left != text {
+            if *interface.left.borrow() != text {
                 tracing::info!(left, "Draining the node");
-                interface.left = text;
-                interface.draining_changed(served.signal_emitter()).await?;
+                interface.left.send_replace(text);
+                if let Some(served) = bus.served::<Kubelet1>().await {
+                    interface.draining_changed(served.signal_emitter()).await?;
+                }
             }
-            drop(interface);
             tokio::select! {
                 () = tokio::time::sleep(ASK_AGAIN) => (),
                 changed = draining.changed() => changed?,
@@ -64,11 +62,12 @@ pub(crate) async fn serve(
     }
 }
 
+#[derive(Clone)]
 struct Kubelet1 {
     shared: Arc<Shared>,
     pods: Pods,
     order: watch::Sender<bool>,
-    left: String,
+    left: watch::Sender<String>,
 }
 
 #[zbus::interface(name = "io.k3s.Kubelet1")]
@@ -86,8 +85,8 @@ impl Kubelet1 {
 
     /// Empty, how many pods are left to leave, or "drained".
     #[zbus(property)]
-    fn draining(&self) -> &str {
-        &self.left
+    fn draining(&self) -> String {
+        self.left.borrow().clone()
     }
 
     /// No new pods come to this node.
@@ -102,14 +101,14 @@ impl Kubelet1 {
 
     /// Pods may come again; ends a drain.
     async fn uncordon(
-        &mut self,
+        &self,
         #[zbus(header)] header: Header<'_>,
         #[zbus(connection)] bus: &Connection,
         #[zbus(signal_emitter)] emitter: SignalEmitter<'_>,
     ) -> fdo::Result<()> {
         daemon::authorize(bus, &header, daemon::MANAGE_NODE).await?;
         self.order.send_replace(false);
-        self.left.clear();
+        self.left.send_replace(String::new());
         self.draining_changed(&emitter).await?;
         self.mark(false).await
     }

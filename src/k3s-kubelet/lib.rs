@@ -107,8 +107,8 @@ pub async fn run(cx: daemon::Context, args: Args) -> anyhow::Result<()> {
     });
     let (network, network_state) = node::network_channel();
     tasks.spawn({
-        let (runtime, bus, stop) = (runtime.clone(), cx.bus().cloned(), stop.clone());
-        let bus = bus.filter(|_| !has_cni_conf(&config));
+        let (runtime, bus, stop) = (runtime.clone(), cx.bus().clone(), stop.clone());
+        let bus = (!has_cni_conf(&config)).then_some(bus);
         async move {
             node::network::follow(runtime, bus, network, stop).await;
             Ok(())
@@ -131,7 +131,7 @@ pub async fn run(cx: daemon::Context, args: Args) -> anyhow::Result<()> {
     let pods = Pods::default();
     let sources = sources(&shared, client, &runtime, &mut tasks, stop);
     tasks.spawn(manager::run(Arc::clone(&shared), pods.clone(), sources, stop.clone()));
-    let drain = bus::serve(cx.bus().cloned(), shared.clone(), pods.clone(), stop.clone());
+    let drain = bus::serve(cx.bus().clone(), shared.clone(), pods.clone(), stop.clone());
     tasks.spawn(drain);
     server::spawn(&cx, &shared, &pods, &mut tasks)?;
     tasks.spawn(log_rotation::run(Arc::clone(&shared), pods.clone(), stop.clone()));

@@ -37,7 +37,7 @@ impl Known {
     /// Tells the worker; dropped when its inbox is full, which only a stuck worker's is.
     pub(crate) fn tell(&self, message: Message) {
         if let Err(mpsc::error::TrySendError::Full(_)) = self.inbox.try_send(message) {
-            tracing::warn!(pod = %self.pod.format(), "Worker's inbox was full, dropping a message");
+            tracing::warn!(pod = %self.pod.key(), "Worker's inbox was full, dropping a message");
         }
     }
 }
@@ -194,7 +194,7 @@ impl Manager {
         };
         if let Err(rejection) = judged {
             let Rejection { reason, message } = &rejection;
-            tracing::warn!(pod = %pod.format(), reason, message, "Pod was rejected");
+            tracing::warn!(pod = %pod.key(), reason, message, "Pod was rejected");
             worker.reject(rejection);
         }
         let stop = self.stop.clone();

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use zbus::message::Header;
 use zbus::{Connection, fdo};
 
@@ -12,26 +12,9 @@ use crate::service::Store;
 use crate::shared::read;
 use crate::writer::Command;
 
+#[derive(Clone)]
 pub(crate) struct Store1 {
-    store: Arc<Store>,
-}
-
-/// Adds the interface to the component's object, when there is a bus.
-pub(crate) async fn serve(cx: &daemon::Context, store: Arc<Store>) -> Result<()> {
-    let Some(bus) = cx.bus() else { return Ok(()) };
-    bus.object_server()
-        .at(daemon::BUS_PATH, Store1 { store })
-        .await
-        .context("cannot serve io.k3s.Store1 on the bus")?;
-    Ok(())
-}
-
-/// Takes the interface back, and with it the hold on the store.
-pub(crate) async fn withdraw(cx: &daemon::Context) {
-    if let Some(bus) = cx.bus() {
-        // Fails only when it was never there.
-        let _ = bus.object_server().remove::<Store1, _>(daemon::BUS_PATH).await;
-    }
+    pub(crate) store: Arc<Store>,
 }
 
 #[zbus::interface(name = "io.k3s.Store1")]

@@ -47,6 +47,7 @@ use tokio_util::either::Either;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
+use crate::bus::Store1;
 use crate::database::Database;
 use crate::service::Store;
 use crate::shared::Shared;
@@ -104,7 +105,7 @@ pub async fn run(cx: daemon::Context, args: Args) -> Result<()> {
     let leases = store.clone();
     tasks.spawn(async move { leases.expire_leases().await });
     tasks.spawn(report_health(cx.clone(), shared.clone(), stop.clone()));
-    bus::serve(&cx, store.clone()).await?;
+    cx.bus().offer(Store1 { store: store.clone() }).await?;
     drop(store);
     cx.status("Serving");
     cx.ready();
@@ -114,7 +115,7 @@ pub async fn run(cx: daemon::Context, args: Args) -> Result<()> {
         done = &mut writer_done => Some(done),
     };
     stop.cancel();
-    bus::withdraw(&cx).await;
+    cx.bus().withdraw::<Store1>().await;
     let drained = tokio::time::timeout(DRAIN, async { while tasks.join_next().await.is_some() {} });
     if drained.await.is_err() {
         warn!("Calls did not end in time, dropping them");

@@ -7,9 +7,18 @@ use std::path::Path;
 use anyhow::Result;
 use daemon::supervise::{State, Supervisor, Unit};
 use tokio::sync::watch;
+use tracing::{error, info, warn};
 
 use crate::settings::{Paths, RUN_DIR};
 use crate::systemd::{Systemd, own_unit};
+
+/// Says what of a configuration that was read again is more than arguments of units, and waits for
+/// a restart: flags, and whether they changed.
+pub(crate) fn warn_of_rest(role: &str, rest: &[(&str, bool)]) {
+    for (flag, _) in rest.iter().filter(|(_, changed)| *changed) {
+        warn!(flag, "A changed flag takes effect when {role} is restarted");
+    }
+}
 
 /// A role's units, in the hands of one or the other.
 pub(crate) enum Backend {
@@ -46,12 +55,23 @@ impl Backend {
         self.states().iter().find(|(have, _)| have == name).map(|(_, state)| state.clone())
     }
 
-    /// Has units run with these arguments from now on; names those that are started again for it.
-    /// Units and sockets that were not there at the start are left to the next one.
-    pub(crate) async fn apply(&self, units: &[Unit]) -> Result<Vec<String>> {
-        match self {
-            Self::Own(supervisor) => Ok(supervisor.apply(units)),
-            Self::Systemd(systemd) => systemd.apply(units).await,
+    /// Has units run as the configuration says that was read again. Units and sockets that were
+    /// not there at the start are left to the next one; a configuration that cannot be used changes
+    /// nothing.
+    pub(crate) async fn reload(&self, units: Result<Vec<Unit>>) {
+        let applied = async {
+            let units = units?;
+            match self {
+                Self::Own(supervisor) => Ok(supervisor.apply(&units)),
+                Self::Systemd(systemd) => systemd.apply(&units).await,
+            }
+        };
+        match applied.await {
+            Ok(units) => info!(units = units.join(","), "Read the configuration again"),
+            Err(err) => {
+                let err = format!("{err:#}");
+                error!(err, "The new configuration cannot be used, going on with the old");
+            }
         }
     }
 

@@ -100,8 +100,7 @@ pub(crate) async fn own_name(
     bus: Bus,
     units: Vec<(String, watch::Receiver<State>)>,
 ) -> Result<()> {
-    attend_bus(&cx, name, bus.address().as_deref(), Role1 { units }).await;
-    Ok(())
+    attend_bus(&cx, name, bus.address().as_deref(), Role1 { units }).await
 }
 
 /// Only root talks on our own bus; its socket is handed over by the supervisor.

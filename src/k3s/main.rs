@@ -128,19 +128,32 @@ fn serve(args: ServerArgs, given: &Given) -> anyhow::Result<ExitCode> {
     }))
 }
 
-/// The server's settings as flags and files say now.
-fn server_again() -> anyhow::Result<settings::Server> {
+/// The command of this role as flags and files say now, and what of it comes from files.
+fn again(role: &str) -> anyhow::Result<(Command, Vec<Setting>)> {
     let mut args: Vec<OsString> = std::env::args_os().collect();
-    if !args.iter().any(|arg| arg == "server") {
-        args.insert(1, "server".into());
+    if !args.iter().any(|arg| arg == role) {
+        args.insert(1, role.into());
     }
     let (args, from_files) = cli::files::with_config(args)?;
     let matches = components::cli().try_get_matches_from(args)?;
-    match Cli::from_arg_matches(&matches)?.command {
-        Command::Server(args) => {
+    Ok((Cli::from_arg_matches(&matches)?.command, from_files))
+}
+
+fn server_again() -> anyhow::Result<settings::Server> {
+    match again("server")? {
+        (Command::Server(args), from_files) => {
             Ok(settings::Server::new(*args).map_err(|err| located(err, &from_files))?)
         }
         _ => anyhow::bail!("this process is no server"),
+    }
+}
+
+fn agent_again() -> anyhow::Result<settings::Agent> {
+    match again("agent")? {
+        (Command::Agent(args), from_files) => {
+            Ok(settings::Agent::new(*args).map_err(|err| located(err, &from_files))?)
+        }
+        _ => anyhow::bail!("this process is no agent"),
     }
 }
 
@@ -155,7 +168,7 @@ fn join(args: AgentArgs, given: &Given) -> anyhow::Result<ExitCode> {
     let shown = components::effective(&given.matches);
     Ok(daemon::main(&agent::COMPONENT, Flavour::CurrentThread, shown, |cx| {
         begin(debug, warnings);
-        agent::run(cx, agent)
+        agent::run(cx, agent, agent_again)
     }))
 }
 

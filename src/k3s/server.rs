@@ -15,9 +15,9 @@ use rustix::fs::{FlockOperation, flock};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
-use tracing::{error, info, warn};
+use tracing::info;
 
-use crate::backend::Backend;
+use crate::backend::{self, Backend};
 use crate::bus::{self, Bus};
 use crate::runtime::{self, Runtime};
 use crate::settings::Server;
@@ -47,7 +47,7 @@ pub(crate) async fn run(cx: Context, server: Server, again: Again) -> Result<()>
     manifests::stage(&server)?;
     backend.start(&server.node.paths).await?;
     let mut tasks = JoinSet::new();
-    tasks.spawn(replace::follow(cx.clone()));
+    tasks.spawn(replace::follow(cx.clone(), Vec::new()));
     tasks.spawn(renew(cx.stop.clone(), server.clone()));
     let states = backend.states().to_vec();
     tasks.spawn(bus::own_name(cx.clone(), BUS_NAME, bus.clone(), states));
@@ -88,18 +88,11 @@ pub(crate) async fn run(cx: Context, server: Server, again: Again) -> Result<()>
             err = failed(&mut tasks) => break Err(err),
             () = cx.stop.cancelled() => break Ok(()),
             Ok(()) = reload.changed() => {
-                let taken = async {
-                    let new = again()?;
+                let units = again().and_then(|new| {
                     warn_of_rest(&server, &new);
-                    backend.apply(&plan(&new, &runtime, &bus, images.clone())?).await
-                };
-                match taken.await {
-                    Ok(units) => info!(units = units.join(","), "Read the configuration again"),
-                    Err(err) => {
-                        let err = format!("{err:#}");
-                        error!(err, "The new configuration cannot be used, going on with the old");
-                    }
-                }
+                    plan(&new, &runtime, &bus, images.clone())
+                });
+                backend.reload(units).await;
             }
         }
     };
@@ -127,7 +120,6 @@ fn plan(
     Ok(all)
 }
 
-/// Says what of a new configuration is more than arguments of units, and waits for a restart.
 fn warn_of_rest(old: &Server, new: &Server) {
     let rest = [
         ("data-dir", old.node.paths.data != new.node.paths.data),
@@ -136,9 +128,7 @@ fn warn_of_rest(old: &Server, new: &Server) {
         ("node-name, node-ip", (&old.node.name, old.node.ip) != (&new.node.name, new.node.ip)),
         ("disable-agent", old.args.disable_agent != new.args.disable_agent),
     ];
-    for (flag, _) in rest.into_iter().filter(|(_, changed)| *changed) {
-        warn!(flag, "A changed flag takes effect when k3s-server is restarted");
-    }
+    backend::warn_of_rest(COMPONENT.name, &rest);
 }
 
 /// Renews certificates, and completes what an administrator replaces.

@@ -9,6 +9,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow};
 use daemon::supervise::{State, Unit};
@@ -18,7 +19,7 @@ use futures::StreamExt;
 use pki::{Durability, write_with};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
-use tracing::info;
+use tracing::{debug, info, warn};
 
 use crate::owners;
 use crate::settings::RUN_DIR;
@@ -29,6 +30,8 @@ const DATA: &str = "/var/lib/rancher/k3s";
 const RUNTIME_UNITS: &str = "/run/systemd/system";
 /// Exit code of a configuration error, sysexits(3) `EX_CONFIG`.
 const EX_CONFIG: i32 = 78;
+/// Between two attempts to reach systemd over a bus that is away.
+const RECONNECT_PAUSE: Duration = Duration::from_millis(200);
 /// The units that are roles.
 const ROLES: [&str; 2] = ["k3s-server.service", "k3s-agent.service"];
 
@@ -52,7 +55,8 @@ fn role_of(cgroups: &str) -> Option<&'static str> {
 /// The units of a role, kept by systemd.
 pub(crate) struct Systemd {
     role: &'static str,
-    connection: zbus::Connection,
+    /// The connection to systemd, another one after each loss of the bus.
+    connections: watch::Receiver<zbus::Connection>,
     waiting: Vec<Unit>,
     sockets: Vec<String>,
     services: Vec<String>,
@@ -63,9 +67,7 @@ pub(crate) struct Systemd {
 impl Systemd {
     /// Checks that systemd knows all units; changes nothing.
     pub(crate) async fn open(role: &'static str, units: Vec<Unit>) -> Result<Self> {
-        let connection = connect_bus().await.context("reaching systemd")?;
-        let manager = ManagerProxy::new(&connection).await?;
-        manager.subscribe().await.context("subscribing to systemd")?;
+        let connection = reach().await?;
         for unit in &units {
             for name in sockets_of(unit).into_keys().chain([service_of(unit)]) {
                 let loaded = unit_proxy(&connection, &name).await?.load_state().await?;
@@ -78,20 +80,24 @@ impl Systemd {
                 }
             }
         }
+        let (sender, connections) = watch::channel(connection);
+        let mut tasks = JoinSet::new();
+        tasks.spawn(stay_connected(sender));
         Ok(Self {
             role,
-            connection,
+            connections,
             sockets: units.iter().flat_map(|unit| sockets_of(unit).into_keys()).collect(),
             services: units.iter().map(service_of).collect(),
             waiting: units,
-            tasks: JoinSet::new(),
+            tasks,
             states: Vec::new(),
         })
     }
 
     /// Writes arguments and addresses, and starts what is not running so already.
     pub(crate) async fn start(&mut self, data: &Path) -> Result<()> {
-        let manager = ManagerProxy::new(&self.connection).await?;
+        let connection = self.connection();
+        let manager = ManagerProxy::new(&connection).await?;
         if data == Path::new(DATA) {
             owners::hand_over(data)?;
         }
@@ -110,7 +116,7 @@ impl Systemd {
             changed |= write_drop_in(&service_of(unit), "data", &data_drop_in(data))?;
             for (name, wanted) in sockets_of(unit) {
                 let unit = manager.load_unit(&name).await?;
-                let socket = SocketUnitProxy::builder(&self.connection).path(unit).build().await?;
+                let socket = SocketUnitProxy::builder(&connection).path(unit).build().await?;
                 let have = socket.listen().await?;
                 if wanted.iter().any(|address| !have.contains(&listen_pair(address))) {
                     write_drop_in(&name, "address", &socket_drop_in(&wanted))?;
@@ -125,14 +131,15 @@ impl Systemd {
             let (state, watch) = watch::channel(State::default());
             self.states.push((unit.name.clone(), watch));
             let moved = sockets_of(&unit).keys().any(|name| moved.contains(name));
-            self.tasks.spawn(keep(self.connection.clone(), unit, moved, state));
+            self.tasks.spawn(keep(self.connections.clone(), unit, moved, state));
         }
         Ok(())
     }
 
     /// Has units run with these arguments from now on; names those that are started again for it.
     pub(crate) async fn apply(&self, units: &[Unit]) -> Result<Vec<String>> {
-        let manager = ManagerProxy::new(&self.connection).await?;
+        let connection = self.connection();
+        let manager = ManagerProxy::new(&connection).await?;
         let mut changed = Vec::new();
         for unit in units {
             let service = service_of(unit);
@@ -142,7 +149,7 @@ impl Systemd {
             let text = arguments(unit);
             write_with(&arguments_file(unit), text.as_bytes(), 0o600, Durability::Derived)?;
             let path = manager.load_unit(&service).await?;
-            let details = ServiceProxy::builder(&self.connection).path(path).build().await?;
+            let details = ServiceProxy::builder(&connection).path(path).build().await?;
             let pid = details.main_pid().await?;
             if !runs_as_wanted(unit, pid) {
                 manager.restart_unit(&service, "replace").await.with_context(|| service.clone())?;
@@ -150,6 +157,10 @@ impl Systemd {
             }
         }
         Ok(changed)
+    }
+
+    fn connection(&self) -> zbus::Connection {
+        self.connections.borrow().clone()
     }
 
     pub(crate) fn states(&self) -> &[(String, watch::Receiver<State>)] {
@@ -171,7 +182,8 @@ impl Systemd {
     /// after a refusal, which is no stop of the role's that systemd would pass on.
     pub(crate) async fn stop(mut self, refused: bool) -> Result<()> {
         self.tasks.shutdown().await;
-        let manager = ManagerProxy::new(&self.connection).await?;
+        let connection = self.connection();
+        let manager = ManagerProxy::new(&connection).await?;
         if !refused && !self.stops_for_good().await? {
             return Ok(());
         }
@@ -186,48 +198,108 @@ impl Systemd {
 
     /// Whether the job on the role's own unit is a stop and not one half of a restart.
     async fn stops_for_good(&self) -> Result<bool> {
-        let (id, path) = unit_proxy(&self.connection, self.role).await?.job().await?;
+        let connection = self.connection();
+        let (id, path) = unit_proxy(&connection, self.role).await?.job().await?;
         if id == 0 {
             return Ok(false);
         }
-        let job = JobProxy::builder(&self.connection).path(path).build().await?;
+        let job = JobProxy::builder(&connection).path(path).build().await?;
         Ok(job.job_type().await? == "stop")
+    }
+}
+
+/// A connection on which systemd tells what happens.
+async fn reach() -> Result<zbus::Connection> {
+    let connection = connect_bus().await.context("reaching systemd")?;
+    let manager = ManagerProxy::new(&connection).await?;
+    manager.subscribe().await.context("subscribing to systemd")?;
+    Ok(connection)
+}
+
+/// Reaches systemd again whenever the bus was lost. The units go on meanwhile; they are systemd's.
+async fn stay_connected(connections: watch::Sender<zbus::Connection>) -> Result<()> {
+    loop {
+        let connection = connections.borrow().clone();
+        connection.closed().await;
+        warn!("Lost the message bus and systemd with it, connecting again");
+        let again = loop {
+            match reach().await {
+                Ok(connection) => break connection,
+                Err(err) => debug!(err = %format_args!("{err:#}"), "No message bus, retrying"),
+            }
+            tokio::time::sleep(RECONNECT_PAUSE).await;
+        };
+        info!("Reached systemd again");
+        drop(connections.send_replace(again));
     }
 }
 
 /// Starts one unit as soon as it may, and follows its state.
 async fn keep(
-    connection: zbus::Connection,
+    mut connections: watch::Receiver<zbus::Connection>,
     mut unit: Unit,
     moved: bool,
     state: watch::Sender<State>,
 ) -> Result<()> {
     // An opener that is gone will never open: start, and let the process say what is missing.
     let _ = unit.gate.wait_for(|open| *open).await;
-    let manager = ManagerProxy::new(&connection).await?;
     let service = service_of(&unit);
-    let proxy = unit_proxy(&connection, &service).await?;
-    let details = ServiceProxy::builder(&connection).path(proxy.inner().path()).build().await?;
-    let start = async || -> zbus::Result<()> {
-        let runs = !matches!(proxy.active_state().await?.as_str(), "inactive" | "failed");
-        let same = runs && !moved && runs_as_wanted(&unit, details.main_pid().await?);
-        if runs && !same {
-            info!(unit = unit.name, "Arguments changed, restarting");
-        }
-        for socket in sockets_of(&unit).keys() {
-            match moved {
-                true => manager.restart_unit(socket, "replace").await?,
-                false => manager.start_unit(socket, "replace").await?,
-            };
-        }
-        match runs && !same {
-            true => manager.restart_unit(&service, "replace").await.map(drop),
-            false => manager.start_unit(&service, "replace").await.map(drop),
-        }
-    };
-    start().await.with_context(|| format!("starting {service}"))?;
-    let mut changes = proxy.receive_active_state_changed().await;
+    let connection = connections.borrow_and_update().clone();
+    start(&connection, &unit, moved).await.with_context(|| format!("starting {service}"))?;
     let mut was_ready = false;
+    loop {
+        let connection = connections.borrow_and_update().clone();
+        let following = async {
+            let followed = follow(&connection, &mut unit, &state, &mut was_ready).await;
+            match followed {
+                Err(err) if !connection.is_closed() => err,
+                // Whatever failed did so for want of the bus; there will be another connection.
+                _ => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            err = following => return Err(err),
+            changed = connections.changed() => changed.context("systemd is out of reach")?,
+        }
+    }
+}
+
+/// Starts a unit, or starts it again if it runs with other arguments or sockets.
+async fn start(connection: &zbus::Connection, unit: &Unit, moved: bool) -> Result<()> {
+    let manager = ManagerProxy::new(connection).await?;
+    let service = service_of(unit);
+    let proxy = unit_proxy(connection, &service).await?;
+    let details = ServiceProxy::builder(connection).path(proxy.inner().path()).build().await?;
+    let runs = !matches!(proxy.active_state().await?.as_str(), "inactive" | "failed");
+    let same = runs && !moved && runs_as_wanted(unit, details.main_pid().await?);
+    if runs && !same {
+        info!(unit = unit.name, "Arguments changed, restarting");
+    }
+    for socket in sockets_of(unit).keys() {
+        match moved {
+            true => manager.restart_unit(socket, "replace").await?,
+            false => manager.start_unit(socket, "replace").await?,
+        };
+    }
+    match runs && !same {
+        true => manager.restart_unit(&service, "replace").await?,
+        false => manager.start_unit(&service, "replace").await?,
+    };
+    Ok(())
+}
+
+/// Follows a unit's state until the connection is lost or the unit refuses its configuration.
+async fn follow(
+    connection: &zbus::Connection,
+    unit: &mut Unit,
+    state: &watch::Sender<State>,
+    was_ready: &mut bool,
+) -> Result<()> {
+    let manager = ManagerProxy::new(connection).await?;
+    let service = service_of(unit);
+    let proxy = unit_proxy(connection, &service).await?;
+    let details = ServiceProxy::builder(connection).path(proxy.inner().path()).build().await?;
+    let mut changes = proxy.receive_active_state_changed().await;
     loop {
         tokio::select! {
             change = changes.next() => {
@@ -235,14 +307,14 @@ async fn keep(
                 let active = change.get().await.with_context(|| format!("reading {service}"))?;
                 let failed = active == "failed";
                 let ready = active == "active";
-                was_ready |= ready;
+                *was_ready |= ready;
                 let status = match failed {
                     true => format!("failed ({})", details.result().await?),
                     false => details.status_text().await?,
                 };
                 let (pid, restarts) = (details.main_pid().await?, details.n_restarts().await?);
                 state.send_replace(State { ready, status, pid: Some(pid), restarts });
-                if failed && !was_ready && details.exec_main_status().await? == EX_CONFIG {
+                if failed && !*was_ready && details.exec_main_status().await? == EX_CONFIG {
                     let text = format!("{service} refused to start, see journalctl -u {service}");
                     return Err(ConfigError(text).into());
                 }

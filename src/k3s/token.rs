@@ -62,8 +62,8 @@ async fn api(tool: &ToolArgs) -> Result<Rest> {
     Ok(Rest::new(client::connect(&kubeconfig(tool)).await?))
 }
 
-fn paths(tool: &ToolArgs) -> Paths {
-    Paths { data: tool.data_dir.clone() }
+fn paths(tool: &ToolArgs) -> Result<Paths> {
+    Ok(Paths { data: tool.data_dir()? })
 }
 
 /// When a token made now ends; `None` for never.
@@ -124,7 +124,7 @@ fn whole_seconds(time: Timestamp) -> String {
 }
 
 async fn create(tool: &ToolArgs, token: &str, secret: &Value) -> Result<()> {
-    let rest = api(tool).await?;
+    let (rest, ca) = (api(tool).await?, paths(tool)?.tls("server-ca.crt"));
     let (id, _) = token.split_once('.').unwrap_or_default();
     let made: Result<serde::de::IgnoredAny, _> = rest.create(&SECRETS, NAMESPACE, secret).await;
     match made {
@@ -135,7 +135,7 @@ async fn create(tool: &ToolArgs, token: &str, secret: &Value) -> Result<()> {
         Err(err) => return Err(err).context("storing the token"),
     }
     // Those who join must see that it is this cluster.
-    match fs::read_to_string(paths(tool).tls("server-ca.crt")) {
+    match fs::read_to_string(ca) {
         Ok(ca) => println!("{}", token::secure_form(&ca, token)),
         Err(_) => println!("{token}"),
     }
@@ -268,7 +268,7 @@ async fn rotate(
     new_token: Option<String>,
     server: &str,
 ) -> Result<()> {
-    let file = paths(tool).server("token");
+    let file = paths(tool)?.server("token");
     let text = match token {
         Some(text) => text,
         None => fs::read_to_string(&file)

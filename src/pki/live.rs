@@ -1,4 +1,5 @@
-//! A value made from files that may be replaced while the process runs: certificates, bundles.
+//! A value made from files that may be replaced while the process runs: certificates, bundles,
+//! keys.
 //!
 //! Invariant: the files are the truth. Whoever asks gets what they hold now; while they can't be
 //! used (half of a pair is written, say) the last good value stays.
@@ -19,6 +20,12 @@ pub struct Live<T> {
     files: Vec<PathBuf>,
     read: Read<T>,
     state: Mutex<State<T>>,
+}
+
+impl<T> std::fmt::Debug for Live<T> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Live").field("files", &self.files).finish_non_exhaustive()
+    }
 }
 
 struct State<T> {
@@ -53,12 +60,12 @@ impl<T> Live<T> {
         let path = self.files.first().map(PathBuf::as_path).unwrap_or(Path::new(""));
         match (self.read)() {
             Ok(value) => {
-                info!(path = %path.display(), "Read a replaced certificate");
+                info!(path = %path.display(), "Read a replaced certificate or key");
                 *state = State { value: Arc::new(value), stamp: now, refused: None };
             }
             Err(err) if state.refused.as_ref() != Some(&now) => {
                 let err = format!("{err:#}");
-                warn!(path = %path.display(), err, "Kept the old certificate, the new is not usable");
+                warn!(path = %path.display(), err, "Kept the old certificate or key, the new is not usable");
                 state.refused = Some(now);
             }
             Err(_) => {}

@@ -6,18 +6,21 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
+use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
+use rustix::process::Signal;
 use serde::Serialize;
 use zbus::{Connection, Proxy};
 
 use super::Step;
 use super::workload::{available, client};
-use crate::cluster::{Cluster, PATIENCE, kubectl};
+use crate::cluster::{Cluster, PATIENCE, components, kill, kubectl, run};
 
 pub(super) const STEPS: &[Step] = &[
     ("every interface on the bus is the described one", described),
     ("log levels change at run time, the store is copied and compacted over D-Bus", commanded),
+    ("components outlive the message bus and come back to it", bus_restarts),
     ("a node is drained and comes back over D-Bus", drained),
 ];
 
@@ -121,6 +124,26 @@ fn commanded(_: &mut Cluster) -> Result<()> {
     ensure!(fs::read(copy)?.starts_with(b"SQLite format 3\0"), "{copy} is no database");
     ensure!(call("io.k3s.Store1", "io.k3s.Store1", "Snapshot", &("relative",)).is_err());
     call("io.k3s.Store1", "io.k3s.Store1", "Compact", &())
+}
+
+fn bus_restarts(cluster: &mut Cluster) -> Result<()> {
+    let before = components()?;
+    let bus =
+        || Ok::<_, anyhow::Error>(run(Command::new("pidof").arg("dbus-daemon"))?.trim().parse()?);
+    let old: u32 = bus()?;
+    kill(old, Signal::KILL)?;
+    cluster.wait("everybody on the new bus", PATIENCE, || {
+        for name in NAMES {
+            let health = text(name, "io.k3s.Component1", "Health").context(name)?;
+            ensure!(health == "ok", "{name}: {health}");
+        }
+        Ok(bus()? != old)
+    })?;
+    ensure!(components()? == before, "the bus took a component with it");
+    // What components serve beside the common interface is there again, and works.
+    ensure!(text("io.k3s.Flannel1", "io.k3s.Flannel1", "PodCIDR")?.contains('/'));
+    call("io.k3s.Store1", "io.k3s.Store1", "Compact", &())?;
+    cluster.node_ready().map(drop)
 }
 
 fn drained(cluster: &mut Cluster) -> Result<()> {

@@ -2,7 +2,7 @@
 
 use std::fs;
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 
 use super::init::Init;
 use super::inventory::{difference, take};
@@ -36,6 +36,41 @@ pub(crate) fn run(report: &mut Report) -> Result<()> {
     joined.map_err(|err| err.context(server.journal()).context(agent.journal()))
 }
 
+/// A flag of the kubelet is changed while the role, and the node's pods, go on.
+fn reload(server: &Machine, agent: &Machine) -> Result<()> {
+    let pid = || agent.run(&["systemctl", "show", "-P", "MainPID", "k3s-agent"]);
+    let before = pid()?;
+    let path = agent.root.join("etc/rancher/k3s/config.yaml");
+    let config = fs::read_to_string(&path)?;
+    fs::write(&path, format!("{config}kubelet-arg: [max-pods=42]\n"))?;
+    agent.run(&["systemctl", "reload", "k3s-agent"])?;
+    server.wait("the kubelet to run with the new flag", 60, &mut || {
+        let capacity = "jsonpath={.status.capacity.pods}";
+        Ok(server.kubectl(&["get", "node", "agent", "-o", capacity])? == "42")
+    })?;
+    ensure!(pid()? == before, "the role was restarted");
+    ensure!(server.kubectl(&["exec", "far", "--", "hostname"])? == "far\n");
+    Ok(())
+}
+
+/// Clients of the load balancer wait while the role is restarted; none is refused.
+fn restart(agent: &Machine) -> Result<()> {
+    let script = "n=0 refused=0; until [ -e /run/enough ]; do \
+                  { : <>/dev/tcp/127.0.0.1/6444; } 2>/dev/null || refused=$((refused + 1)); \
+                  n=$((n + 1)); sleep 0.003; done; rm /run/enough; echo $n $refused";
+    let seen = std::thread::scope(|scope| {
+        let clients = scope.spawn(|| agent.run(&["bash", "-c", script]));
+        let restarted = agent.run(&["systemctl", "restart", "k3s-agent"]);
+        agent.run(&["touch", "/run/enough"])?;
+        let seen = clients.join().map_err(|_| anyhow::anyhow!("the clients panicked"))?;
+        restarted.and(seen)
+    })?;
+    println!("        connections, refused: {}", seen.trim());
+    let (all, refused) = seen.trim().split_once(' ').context("two numbers")?;
+    ensure!(refused == "0" && all.parse::<u32>()? > 100, "{seen}");
+    Ok(())
+}
+
 fn join(report: &mut Report, server: &Machine, agent: &mut Machine) -> Result<()> {
     let before = take(agent)?;
     report.step("enable --now k3s-agent returns when the node is Ready", || {
@@ -54,6 +89,13 @@ fn join(report: &mut Report, server: &Machine, agent: &mut Machine) -> Result<()
         service_account(server)?;
         far(server)
     })?;
+    report.step(
+        "reload takes a changed configuration, restart keeps the API's door open",
+        || {
+            reload(server, agent)?;
+            restart(agent)
+        },
+    )?;
     report.step("the agent comes back after a reboot", || {
         agent.reboot()?;
         // Active means that the node is Ready again.

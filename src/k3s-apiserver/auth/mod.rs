@@ -21,7 +21,7 @@ use std::sync::Arc;
 use anyhow::Context;
 use arc_swap::ArcSwap;
 use http::request::Parts;
-use pki::jwt::{PublicKey, SigningKey};
+use pki::Live;
 use serde_json::Value;
 
 use self::attributes::Attributes;
@@ -29,7 +29,7 @@ use self::authenticator::{Authenticator, Credentials, FrontProxy};
 use self::authorizer::Authorizer;
 use self::escalation::{Escalation, Guard};
 use self::impersonate::Refused;
-use self::service_account::{Tokens, seconds};
+use self::service_account::{Keys, Tokens, seconds};
 use self::users::UserFile;
 use crate::api_server::ApiServer;
 use crate::args::Args;
@@ -74,17 +74,12 @@ impl Auth {
 }
 
 fn tokens(args: &Args) -> anyhow::Result<Tokens> {
-    let mut keys = Vec::new();
-    for path in &args.service_account_key_file {
-        for key in PublicKey::load_all(path)? {
-            if !keys.contains(&key) {
-                keys.push(key);
-            }
-        }
-    }
-    let signer = args.service_account_signing_key_file.as_deref().map(SigningKey::load);
+    let (files, signing) =
+        (args.service_account_key_file.clone(), args.service_account_signing_key_file.clone());
+    let watched = files.iter().chain(&signing).cloned().collect();
+    let keys = Live::new(watched, move || Keys::load(&files, signing.as_deref()))?;
     let (issuers, audiences) = (args.service_account_issuer.clone(), args.api_audiences.clone());
-    let mut tokens = Tokens::new(issuers, audiences, keys, signer.transpose()?);
+    let mut tokens = Tokens::new(issuers, audiences, keys);
     tokens.extend_expiration = args.service_account_extend_token_expiration;
     let limit = &args.service_account_max_token_expiration;
     tokens.max_expiration = seconds(limit)

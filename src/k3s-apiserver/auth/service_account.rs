@@ -4,9 +4,11 @@
 //! node that it is bound to, must still be there with the same UID.
 
 use std::collections::HashMap;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use jiff::Timestamp;
+use pki::Live;
 use pki::jwt::{PublicKey, SigningKey, Token};
 use ring::digest::{SHA256, digest};
 use serde_json::{Value, json};
@@ -31,12 +33,44 @@ pub struct Tokens {
     pub issuers: Vec<String>,
     /// `--api-audiences`, the first issuer when empty.
     pub audiences: Vec<String>,
-    pub keys: Vec<PublicKey>,
-    pub signer: Option<SigningKey>,
+    keys: Live<Keys>,
     /// `--service-account-max-token-expiration`, in seconds; 0 for no limit.
     pub max_expiration: i64,
     pub extend_expiration: bool,
-    checked: Mutex<HashMap<[u8; 32], Arc<Value>>>,
+    checked: Mutex<Checked>,
+}
+
+/// What tokens are checked with and made with.
+#[derive(Debug, Default)]
+pub struct Keys {
+    pub public: Vec<PublicKey>,
+    pub signer: Option<SigningKey>,
+}
+
+impl Keys {
+    /// All keys of `files`, and the first of the file that signs.
+    pub fn load(files: &[PathBuf], signing: Option<&Path>) -> anyhow::Result<Self> {
+        let mut public = Vec::new();
+        for path in files {
+            public.extend(PublicKey::load_all(path)?);
+        }
+        let signer = signing.map(SigningKey::load).transpose()?;
+        public.extend(signer.iter().map(|signer| signer.public().clone()));
+        let mut keys = Self { public: Vec::new(), signer };
+        for key in public {
+            if !keys.public.contains(&key) {
+                keys.public.push(key);
+            }
+        }
+        Ok(keys)
+    }
+}
+
+/// Tokens whose signature is good, by hash, as long as the keys are these.
+#[derive(Debug, Default)]
+struct Checked {
+    keys: Arc<Keys>,
+    claims: HashMap<[u8; 32], Arc<Value>>,
 }
 
 /// Who a good token is, and which of the wanted audiences it is for.
@@ -78,25 +112,15 @@ pub struct Grant {
 }
 
 impl Tokens {
-    pub fn new(
-        issuers: Vec<String>,
-        audiences: Vec<String>,
-        mut keys: Vec<PublicKey>,
-        signer: Option<SigningKey>,
-    ) -> Self {
+    pub fn new(issuers: Vec<String>, audiences: Vec<String>, keys: Live<Keys>) -> Self {
         let audiences = if audiences.is_empty() {
             issuers.first().cloned().into_iter().collect()
         } else {
             audiences
         };
-        if let Some(signer) = &signer
-            && !keys.contains(signer.public())
-        {
-            keys.push(signer.public().clone());
-        }
         let checked = Mutex::default();
         let (max_expiration, extend_expiration) = (0, true);
-        Self { issuers, audiences, keys, signer, max_expiration, extend_expiration, checked }
+        Self { issuers, audiences, keys, max_expiration, extend_expiration, checked }
     }
 
     /// Checks a bearer token. `Ok(None)`: not one of ours, ask somebody else.
@@ -133,30 +157,40 @@ impl Tokens {
         let mut name = [0; 32];
         name.copy_from_slice(digest(&SHA256, token.as_bytes()).as_ref());
         let lock = || self.checked.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(claims) = lock().get(&name) {
-            return Ok(Some(claims.clone()));
+        let keys = self.keys.get();
+        {
+            let mut checked = lock();
+            if !Arc::ptr_eq(&checked.keys, &keys) {
+                *checked = Checked { keys: keys.clone(), claims: HashMap::new() };
+            }
+            if let Some(claims) = checked.claims.get(&name) {
+                return Ok(Some(claims.clone()));
+            }
         }
         let Some(parsed) = Token::parse(token) else { return Ok(None) };
         let issuer = text(&parsed.claims, &["iss"]);
         if !self.issuers.iter().any(|own| own == issuer) {
             return Ok(None);
         }
-        if !parsed.is_signed_by(&self.keys) {
+        if !parsed.is_signed_by(&keys.public) {
             return Err("invalid signature, no keys found".to_owned());
         }
         let claims = Arc::new(parsed.claims);
         let mut checked = lock();
-        if checked.len() >= CHECKED_MAX {
-            checked.clear();
+        if checked.claims.len() >= CHECKED_MAX {
+            checked.claims.clear();
         }
-        checked.insert(name, claims.clone());
+        if Arc::ptr_eq(&checked.keys, &keys) {
+            checked.claims.insert(name, claims.clone());
+        }
         Ok(Some(claims))
     }
 
     /// Makes a token. The second value is when it is to be replaced.
     pub fn issue(&self, grant: &Grant, now: Timestamp) -> anyhow::Result<(String, Timestamp)> {
         use anyhow::Context as _;
-        let signer = self.signer.as_ref().context("no --service-account-signing-key-file")?;
+        let keys = self.keys.get();
+        let signer = keys.signer.as_ref().context("no --service-account-signing-key-file")?;
         let issued = now.as_second();
         let wanted = grant.expiration_seconds;
         let stretch = self.extend_expiration
@@ -193,13 +227,15 @@ impl Tokens {
 
     /// `/openid/v1/jwks`
     pub fn jwks(&self) -> Value {
-        let keys: Vec<Value> = self.keys.iter().map(PublicKey::jwk).collect();
+        let keys: Vec<Value> = self.keys.get().public.iter().map(PublicKey::jwk).collect();
         json!({"keys": keys})
     }
 
     /// `/.well-known/openid-configuration`; `address` is this server's `host:port`.
     pub fn discovery(&self, address: &str) -> Value {
-        let mut algorithms: Vec<&str> = self.keys.iter().map(|key| key.algorithm.name()).collect();
+        let keys = self.keys.get();
+        let mut algorithms: Vec<&str> =
+            keys.public.iter().map(|key| key.algorithm.name()).collect();
         algorithms.sort_unstable();
         algorithms.dedup();
         json!({
@@ -352,13 +388,15 @@ pub(super) mod tests {
             std::fs::remove_file(&path).expect("removes");
             key
         });
-        let signer = SigningKey::from_pem(key).expect("a key");
         let names = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect();
         Tokens::new(
             names(&["https://issuer"]),
             names(&["https://issuer", "k3s"]),
-            vec![],
-            Some(signer),
+            Live::new(vec![], move || {
+                let signer = SigningKey::from_pem(key)?;
+                Ok(Keys { public: vec![signer.public().clone()], signer: Some(signer) })
+            })
+            .expect("a key"),
         )
     }
 

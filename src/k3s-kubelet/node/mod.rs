@@ -258,7 +258,7 @@ impl NodeLoop {
             Pressure::Disk => "ephemeral-storage",
             Pressure::Pid => "pids",
         };
-        tracing::warn!(pod = %victim.pod.format(), signal = crossed.signal,
+        tracing::warn!(pod = %victim.pod.key(), signal = crossed.signal,
             available = crossed.available, threshold = crossed.threshold, "Node is short, evicting");
         victim.tell(Message::Evict {
             reason: "Evicted".to_owned(),

@@ -35,19 +35,14 @@ type Flannel = Option<bool>;
 /// Keeps `state` true until `stop`.
 pub(crate) async fn follow(
     runtime: Runtime,
-    bus: Option<zbus::Connection>,
+    bus: Option<daemon::Bus>,
     state: watch::Sender<Option<String>>,
     stop: CancellationToken,
 ) {
     let (told, mut flannel) = watch::channel::<Flannel>(None);
     let listening = async {
         match bus {
-            Some(bus) => {
-                if let Err(err) = listen(&bus, &told).await {
-                    tracing::warn!(%err, "Flannel's readiness cannot be followed, asking the runtime only");
-                }
-                std::future::pending::<()>().await;
-            }
+            Some(bus) => listen_always(&bus, &told).await,
             None => std::future::pending().await,
         }
     };
@@ -92,6 +87,27 @@ async fn reason(runtime: &Runtime, flannel: Flannel) -> Option<String> {
             let network = status.conditions.iter().find(|c| c.r#type == "NetworkReady");
             network.filter(|network| !network.status).map(|network| network.message.clone())
         }
+    }
+}
+
+/// Listens on every connection to the bus; without one, flannel is as good as not there.
+async fn listen_always(bus: &daemon::Bus, told: &watch::Sender<Flannel>) {
+    let mut connections = bus.connections();
+    loop {
+        let connection = connections.borrow_and_update().clone();
+        let listening = async {
+            if let Some(connection) = connection
+                && let Err(err) = listen(&connection, told).await
+            {
+                tracing::warn!(%err, "Flannel's readiness cannot be followed, asking the runtime only");
+            }
+            std::future::pending::<()>().await;
+        };
+        tokio::select! {
+            changed = connections.changed() => if changed.is_err() { return },
+            () = listening => {}
+        }
+        told.send_replace(None);
     }
 }
 

@@ -24,7 +24,9 @@ pub(crate) trait PodNames {
     fn name(&self) -> &str;
     fn namespace(&self) -> &str;
     fn uid(&self) -> &str;
-    /// `name_namespace(uid)`, upstream's way of naming a pod in messages.
+    /// `namespace/name`, for the journal.
+    fn key(&self) -> String;
+    /// `name_namespace(uid)`, as upstream's messages to people name a pod.
     fn format(&self) -> String;
     fn annotation(&self, key: &str) -> Option<&str>;
     fn host_network(&self) -> bool;
@@ -41,6 +43,10 @@ impl PodNames for Pod {
 
     fn uid(&self) -> &str {
         self.metadata.uid.as_deref().unwrap_or_default()
+    }
+
+    fn key(&self) -> String {
+        format!("{}/{}", self.namespace(), self.name())
     }
 
     fn format(&self) -> String {

@@ -173,7 +173,7 @@ async fn post_start(shared: &Shared, start: &Start, id: &str, path: &str) -> Res
     let ip = start.pod_ips.first().map(String::as_str).unwrap_or_default();
     let result = hook::run(&shared.runtime, handler, container, id, ip, HOOK_LIMIT).await;
     let Err(message) = result else { return Ok(()) };
-    tracing::warn!(pod = %start.pod.format(), container = %container.name, err = %message,
+    tracing::warn!(pod = %start.pod.key(), container = %container.name, err = %message,
         "Hook postStart failed, killing the container");
     shared.event(
         &start.pod,
@@ -322,7 +322,7 @@ pub(crate) async fn stop(
         let begun = tokio::time::Instant::now();
         let run = hook::run(&shared.runtime, handler, &entry.container, id, ip, limit).await;
         if let Err(message) = run {
-            tracing::warn!(pod = %pod.format(), container = %entry.container.name, err = %message,
+            tracing::warn!(pod = %pod.key(), container = %entry.container.name, err = %message,
                 "Hook preStop failed, stopping the container");
             shared.event(
                 pod,

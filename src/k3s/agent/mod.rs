@@ -15,6 +15,7 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 
 use anyhow::{Context as _, Result};
+use daemon::supervise::Unit;
 use daemon::{Component, ConfigError, Context, Listener, bind_tcp};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
@@ -23,8 +24,9 @@ use tokio_util::sync::CancellationToken;
 use tracing::info;
 
 use self::servers::Servers;
-use crate::backend::Backend;
-use crate::bus;
+use crate::backend::{self, Backend};
+use crate::bus::{self, Bus};
+use crate::control::Control;
 use crate::runtime::{self, Runtime};
 use crate::server::{failed, lock};
 use crate::settings::{Agent, Node};
@@ -36,15 +38,21 @@ pub(crate) static COMPONENT: Component = Component { name: "k3s-agent", bus: "" 
 pub(crate) const BUS_NAME: &str = "io.k3s.Agent1";
 const KUBELET_PORT: u16 = 10250;
 
+/// The name under which systemd keeps the load balancer's socket while the role starts again.
+const DOOR: &str = "load-balancer";
+
+/// Reads flags and files once more, as at the start.
+pub(crate) type Again = fn() -> Result<Agent>;
+
 /// Runs the role until it is told to stop.
-pub(crate) async fn run(cx: Context, agent: Agent) -> Result<()> {
+pub(crate) async fn run(cx: Context, agent: Agent, again: Again) -> Result<()> {
     if !rustix::process::geteuid().is_root() {
         return Err(ConfigError("must be run as root".to_owned()).into());
     }
     let _lock = lock(&agent.paths.data)?;
     let file = agent.paths.agent("etc/k3s-agent-load-balancer.json");
     let servers = Arc::new(Servers::load(file, agent.server.clone()));
-    let door = door(&agent)?;
+    let door = door(&cx, &agent)?;
     cx.status(format!("Joining {}", agent.server));
     let Some(joined) = join::join(&cx.stop, &agent, &servers.told()).await? else { return Ok(()) };
     servers.set(joined.servers);
@@ -52,17 +60,15 @@ pub(crate) async fn run(cx: Context, agent: Agent) -> Result<()> {
     trust::kubeconfigs(&node)?;
     let runtime = Runtime::of(&node).await?;
     let bus = bus::choose()?;
-    let units = Units::new(&bus, node.args.debug());
     let (imported, images) = watch::channel(false);
-    let mut all = Vec::new();
-    all.extend(units.bus(&bus)?);
-    all.extend(units.node(&node, &runtime, &joined.control.flannel_backend, images)?);
-    all.extend(units.containerd(&node)?);
-    let mut backend = Backend::open(all).await?;
-    let mut tasks = towards_servers(&cx, &node, door, servers.clone());
-    tasks.spawn(replace::follow(cx.clone()));
+    let units = plan(&node, &runtime, &bus, &joined.control, images.clone())?;
+    let mut backend = Backend::open(units).await?;
+    let kept: Vec<_> =
+        door.iter().map(|door| Ok((DOOR, door.try_clone()?))).collect::<Result<_>>()?;
+    let mut tasks = towards_servers(&cx, &node, door, servers.clone())?;
+    tasks.spawn(replace::follow(cx.clone(), kept));
     backend.start(&node.paths).await?;
-    tasks.spawn(bus::own_name(cx.clone(), BUS_NAME, bus, backend.states().to_vec()));
+    tasks.spawn(bus::own_name(cx.clone(), BUS_NAME, bus.clone(), backend.states().to_vec()));
     runtime.link_cni()?;
     runtime.tell_crictl(&node.paths)?;
     let containerd = backend.state("k3s-containerd");
@@ -72,13 +78,24 @@ pub(crate) async fn run(cx: Context, agent: Agent) -> Result<()> {
         }
     };
     let (stop, paths) = (cx.stop.clone(), node.paths.clone());
-    tasks.spawn(runtime::keep_images(stop, paths, runtime, answers, imported));
-    tasks.spawn(renew(cx.stop.clone(), agent, servers));
+    tasks.spawn(runtime::keep_images(stop, paths, runtime.clone(), answers, imported));
+    tasks.spawn(renew(cx.stop.clone(), agent.clone(), servers));
     tasks.spawn(announce(cx.clone(), node));
-    let ended = tokio::select! {
-        err = backend.refused() => Err(err),
-        err = failed(&mut tasks) => Err(err),
-        () = cx.stop.cancelled() => Ok(()),
+    let mut reload = cx.reload();
+    let ended = loop {
+        tokio::select! {
+            err = backend.refused() => break Err(err),
+            err = failed(&mut tasks) => break Err(err),
+            () = cx.stop.cancelled() => break Ok(()),
+            Ok(()) = reload.changed() => {
+                let units = again().and_then(|new| {
+                    warn_of_rest(&agent, &new);
+                    let node = new.node(&joined.control)?;
+                    plan(&node, &runtime, &bus, &joined.control, images.clone())
+                });
+                backend.reload(units).await;
+            }
+        }
     };
     info!("Stopping, pods keep running");
     backend.stop(ended.is_err()).await?;
@@ -86,15 +103,42 @@ pub(crate) async fn run(cx: Context, agent: Agent) -> Result<()> {
     ended
 }
 
+/// The units of the role.
+fn plan(
+    node: &Node,
+    runtime: &Runtime,
+    bus: &Bus,
+    control: &Control,
+    images: watch::Receiver<bool>,
+) -> Result<Vec<Unit>> {
+    let units = Units::new(bus, node.args.debug());
+    let mut all = Vec::new();
+    all.extend(units.bus(bus)?);
+    all.extend(units.node(node, runtime, &control.flannel_backend, images)?);
+    all.extend(units.containerd(node)?);
+    Ok(all)
+}
+
+fn warn_of_rest(old: &Agent, new: &Agent) {
+    let rest = [
+        ("data-dir", old.paths.data != new.paths.data),
+        ("server", old.server != new.server),
+        ("lb-server-port", old.door != new.door),
+        ("node-name, node-ip", (&old.name, old.ip) != (&new.name, new.ip)),
+    ];
+    backend::warn_of_rest(COMPONENT.name, &rest);
+}
+
 /// What connects the node with its servers, in both directions.
 fn towards_servers(
     cx: &Context,
     node: &Node,
-    door: Option<TcpListener>,
+    door: Option<Listener>,
     servers: Arc<Servers>,
-) -> JoinSet<Result<()>> {
+) -> Result<JoinSet<Result<()>>> {
     let mut tasks = JoinSet::new();
-    if let Some(door) = door {
+    if let Some(Listener::Tcp(door)) = door {
+        let door = TcpListener::from_std(door).context("using the load balancer's socket")?;
         let (stop, servers) = (cx.stop.clone(), servers.clone());
         tasks.spawn(async move {
             load_balancer::serve(stop, door, servers).await;
@@ -108,16 +152,24 @@ fn towards_servers(
     });
     let (stop, kubeconfig) = (cx.stop.clone(), node.paths.agent("k3scontroller.kubeconfig"));
     tasks.spawn(async move { servers::follow(stop, &kubeconfig, &servers).await });
-    tasks
+    Ok(tasks)
 }
 
-/// The load balancer's socket; none when the node is to go straight to its server.
-fn door(agent: &Agent) -> Result<Option<TcpListener>> {
-    let Some(port) = agent.door else { return Ok(None) };
-    let listener = bind_tcp(SocketAddr::from((Ipv4Addr::LOCALHOST, port)))
+/// The load balancer's socket; none when the node is to go straight to its server. The one that the
+/// role had before it was started again, if there is such: its clients are still waiting.
+fn door(cx: &Context, agent: &Agent) -> Result<Option<Listener>> {
+    let wanted = agent.door.map(|port| SocketAddr::from((Ipv4Addr::LOCALHOST, port)));
+    if let Some(Listener::Tcp(kept)) = cx.listener(DOOR) {
+        if kept.local_addr().ok() == wanted {
+            return Ok(Some(Listener::Tcp(kept)));
+        }
+        daemon::reclaim(DOOR);
+    }
+    let Some(address) = wanted else { return Ok(None) };
+    let listener = bind_tcp(address)
         .map_err(|err| ConfigError(format!("{err:#}; or give another --lb-server-port")))?;
-    let Listener::Tcp(listener) = listener else { unreachable!("a TCP address was bound") };
-    Ok(Some(TcpListener::from_std(listener).context("using the load balancer's socket")?))
+    daemon::entrust(DOOR, &listener);
+    Ok(Some(listener))
 }
 
 /// Fetches new certificates when the present ones are due, or an administrator removed them.

@@ -1,5 +1,7 @@
 //! `k3s certificate rotate-ca`: puts new authorities in force.
 //!
+//! The key of service account tokens is replaced along with them, as in k3s.
+//!
 //! Invariant: nothing is written before every new file has been checked; without `--force`, who
 //! trusts the old authorities also trusts what the new ones sign, and the other way round.
 
@@ -9,11 +11,15 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, bail};
 use daemon::ConfigError;
 use pki::Authority;
+use pki::jwt::{PublicKey, SigningKey};
 
 use super::{authority_files, back_up};
 use crate::settings::Paths;
 
 const AUTHORITIES: [&str; 3] = ["server-ca", "client-ca", "request-header-ca"];
+
+/// The file of the keys of service account tokens: the first signs, all are good for checking.
+const TOKEN_KEYS: &str = "service.key";
 
 /// One authority to be put in force.
 struct New {
@@ -34,32 +40,35 @@ pub(super) fn rotate(paths: &Paths, from: &Path, force: bool, now: i64) -> Resul
             Err(err) => problems.push(format!("{name}: {err:#}")),
         }
     }
-    if from.join("service.key").exists() {
-        problems.push(format!(
-            "{}: the key of service account tokens cannot be replaced yet; take it out",
-            from.join("service.key").display()
-        ));
-    }
+    let token_keys = token_keys(paths, &from, force).unwrap_or_else(|err| {
+        problems.push(format!("{TOKEN_KEYS}: {err:#}"));
+        None
+    });
     if !problems.is_empty() {
         return Err(ConfigError(problems.join("\n")).into());
     }
-    if all.is_empty() {
+    if all.is_empty() && token_keys.is_none() {
         return Err(ConfigError(format!(
-            "--path: {} has none of {}",
+            "--path: {} has none of {}, {TOKEN_KEYS}",
             from.display(),
             AUTHORITIES.map(|name| format!("{name}.crt")).join(", ")
         ))
         .into());
     }
     back_up(paths, now)?;
+    let new_authorities = !all.is_empty();
     for New { name, cert, key } in all {
         let (cert_path, key_path) = authority_files(paths, name);
         pki::write_atomic(&key_path, key.as_bytes(), 0o600)?;
         pki::write_atomic(&cert_path, cert.as_bytes(), 0o644)?;
         println!("{name}: in force");
     }
+    if let Some(keys) = token_keys {
+        pki::write_atomic(&paths.tls(TOKEN_KEYS), keys.as_bytes(), 0o600)?;
+        println!("{TOKEN_KEYS}: in force");
+    }
     println!("A server that runs issues new certificates now, another at its next start.");
-    if force {
+    if force && new_authorities {
         println!("Other nodes must join again with the token in server/token.");
     }
     Ok(())
@@ -96,20 +105,44 @@ fn read(paths: &Paths, from: &Path, name: &'static str, force: bool) -> Result<O
     Ok(Some(New { name, cert, key }))
 }
 
-/// The certificates of both texts, each once, those of `first` first.
+/// New keys of service account tokens, in front of those in force, whose tokens stay good; with
+/// `force` instead of them. `None` when the folder has none, so the present ones stay.
+fn token_keys(paths: &Paths, from: &Path, force: bool) -> Result<Option<String>> {
+    let path = from.join(TOKEN_KEYS);
+    if !path.exists() {
+        return Ok(None);
+    }
+    SigningKey::load(&path)?;
+    PublicKey::load_all(&path)?;
+    let new = text(&path)?;
+    if force {
+        return Ok(Some(new));
+    }
+    Ok(Some(union(&new, &text(&paths.tls(TOKEN_KEYS))?)))
+}
+
+/// The PEM sections of both texts, each once, those of `first` first.
 fn union(first: &str, second: &str) -> String {
-    const END: &str = "-----END CERTIFICATE-----";
-    let mut blocks: Vec<&str> = Vec::new();
-    for text in [first, second] {
-        for block in text.split_inclusive(END) {
-            let Some(start) = block.find("-----BEGIN CERTIFICATE-----") else { continue };
-            let block = &block[start..];
-            if block.ends_with(END) && !blocks.contains(&block) {
-                blocks.push(block);
+    let mut sections: Vec<&str> = Vec::new();
+    for mut text in [first, second] {
+        while let Some((section, rest)) = next_section(text) {
+            if !sections.contains(&section) {
+                sections.push(section);
             }
+            text = rest;
         }
     }
-    blocks.iter().map(|block| format!("{block}\n")).collect()
+    sections.iter().map(|section| format!("{section}\n")).collect()
+}
+
+/// The first PEM section of a text, and what follows it.
+fn next_section(text: &str) -> Option<(&str, &str)> {
+    let begin = text.find("-----BEGIN ")?;
+    let text = &text[begin..];
+    let end = text.find("-----END ")?;
+    let tail = &text[end + "-----END ".len()..];
+    let end = text.len() - tail.len() + tail.find("-----")? + "-----".len();
+    Some((&text[..end], &text[end..]))
 }
 
 fn text(path: &PathBuf) -> Result<String> {
@@ -128,5 +161,7 @@ mod tests {
         assert_eq!(union(one, two), format!("{one}{two}"));
         assert_eq!(union(&format!("{one}{two}"), two), format!("{one}{two}"));
         assert_eq!(union(&commented, one), format!("{two}{one}"));
+        let key = "-----BEGIN EC PRIVATE KEY-----\nCC\n-----END EC PRIVATE KEY-----\n";
+        assert_eq!(union(key, one), format!("{key}{one}"));
     }
 }

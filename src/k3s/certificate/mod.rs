@@ -83,13 +83,13 @@ pub(crate) fn run(command: CertificateCommand) -> Result<()> {
     let now = Timestamp::now();
     match command {
         CertificateCommand::Check { tool, service, output } => {
-            check::run(&paths(&tool.data_dir)?, &chosen(&service)?, &output, now)
+            check::run(&paths(&tool.data_dir()?)?, &chosen(&service)?, &output, now)
         }
         CertificateCommand::Rotate { tool, service } => {
-            rotate(&paths(&tool.data_dir)?, &chosen(&service)?, now.as_second())
+            rotate(&paths(&tool.data_dir()?)?, &chosen(&service)?, now.as_second())
         }
         CertificateCommand::RotateCa { tool, path, force } => {
-            authorities::rotate(&paths(&tool.data_dir)?, &path, force, now.as_second())
+            authorities::rotate(&paths(&tool.data_dir()?)?, &path, force, now.as_second())
         }
     }
 }

@@ -5,7 +5,7 @@
 //! refused with its line.
 
 use std::ffi::OsString;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::Command;
 use clap::builder::ValueRange;
@@ -71,6 +71,25 @@ pub(crate) fn with_config(
     Ok((args, settings))
 }
 
+/// What the roles' configuration files say of the data folder, for tools that look at what a role
+/// made there. Whatever else the files say is the role's business.
+pub(crate) fn data_dir() -> Result<Option<PathBuf>, ConfigError> {
+    let file = std::env::var_os("K3S_CONFIG_FILE").unwrap_or_else(|| CONFIG_FILE.into());
+    data_dir_of(Path::new(&file))
+}
+
+fn data_dir_of(file: &Path) -> Result<Option<PathBuf>, ConfigError> {
+    const KEY: &str = "data-dir";
+    let known = |key: &str| match key {
+        KEY | "d" => Some((KEY.to_owned(), Key::Single)),
+        other => Some((other.to_owned(), Key::Elsewhere)),
+    };
+    let settings = config::read(file, &config::Flags { known: &known, valid: &|_| Ok(()) })?;
+    let found = settings.iter().find(|setting| setting.key == KEY);
+    let flag = found.and_then(|setting| setting.flags.last());
+    Ok(flag.and_then(|flag| flag.split_once('=')).map(|(_, folder)| folder.into()))
+}
+
 /// How many arguments stand before the subcommand: k3s takes `--debug` and `--data-dir` there.
 fn global_flags(args: &[OsString]) -> usize {
     let mut count = 0;
@@ -106,6 +125,19 @@ fn lookup(role: &Command, key: &str) -> Option<(String, Key)> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn tools_find_the_data_folder_in_the_roles_file() {
+        let file = std::env::temp_dir().join(format!("k3s-tools-{}.yaml", std::process::id()));
+        let check = |text: &str, expected: Option<&str>| {
+            std::fs::write(&file, text).unwrap();
+            assert_eq!(data_dir_of(&file).unwrap(), expected.map(PathBuf::from), "{text}");
+        };
+        check("data-dir: /srv/k3s\nnode-label: [a=b]\nserver: https://x\n", Some("/srv/k3s"));
+        check("token: x\n", None);
+        std::fs::remove_file(&file).unwrap();
+        assert_eq!(data_dir_of(&file).unwrap(), None);
+    }
 
     fn check(role: &str, file: &str, args: &[&str], expected: Result<&[&str], &str>) {
         let path = std::env::temp_dir().join(format!(

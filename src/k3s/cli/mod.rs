@@ -13,6 +13,7 @@ use std::path::PathBuf;
 
 use clap::builder::{BoolishValueParser, Resettable};
 use clap::{Arg, ArgAction, Args, CommandFactory, Parser, Subcommand};
+use daemon::ConfigError;
 
 pub(crate) use node::{AgentArgs, NodeArgs};
 pub(crate) use server::ServerArgs;
@@ -95,11 +96,21 @@ pub(crate) struct StatusArgs {
 #[derive(Args, Clone, Debug)]
 pub(crate) struct ToolArgs {
     /// Folder of all state.
-    #[arg(long, short = 'd', env = "K3S_DATA_DIR", default_value = DATA_DIR)]
-    pub(crate) data_dir: PathBuf,
+    #[arg(long, short = 'd', env = "K3S_DATA_DIR")]
+    data_dir: Option<PathBuf>,
     /// Kubeconfig to reach the API with; the administrator's by default.
     #[arg(long, env = "KUBECONFIG")]
     pub(crate) kubeconfig: Option<PathBuf>,
+}
+
+impl ToolArgs {
+    /// The folder of all state: as given, as the roles' configuration files say, or the usual one.
+    pub(crate) fn data_dir(&self) -> Result<PathBuf, ConfigError> {
+        match &self.data_dir {
+            Some(folder) => Ok(folder.clone()),
+            None => Ok(files::data_dir()?.unwrap_or_else(|| PathBuf::from(DATA_DIR))),
+        }
+    }
 }
 
 #[derive(Debug, Subcommand)]

@@ -262,7 +262,7 @@ impl Worker {
             match observe::observe(&self.shared, &uid, &self.observed).await {
                 Ok(observed) => self.observed = observed,
                 Err(err) => {
-                    tracing::warn!(pod = %self.pod.format(), err = %rpc_error(&err),
+                    tracing::warn!(pod = %self.pod.key(), err = %rpc_error(&err),
                         "Runtime was not readable, retrying");
                     self.memory
                         .retry_at

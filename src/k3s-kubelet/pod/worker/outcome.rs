@@ -154,7 +154,7 @@ impl Worker {
         let failures = self.memory.failures.entry(target.clone()).or_default();
         let pause = (first * 2_u32.saturating_pow((*failures).min(10))).min(most);
         *failures += 1;
-        tracing::warn!(pod = %self.pod.format(), err = %message, step = ?target, ?pause,
+        tracing::warn!(pod = %self.pod.key(), err = %message, step = ?target, ?pause,
             "Step failed, retrying");
         self.memory.retry_at.insert(target, Timestamp::now() + pause);
     }

@@ -263,7 +263,7 @@ async fn create_sandbox(
         .map_err(|err| failure(format!("creating {}: {err}", logs.display())))?;
     let class = pod.spec.as_ref().and_then(|spec| spec.runtime_class_name.as_deref());
     if let Some(class) = class.filter(|class| !class.is_empty()) {
-        tracing::debug!(pod = %pod.format(), class, "Runtime class is passed as the handler's name");
+        tracing::debug!(pod = %pod.key(), class, "Runtime class is passed as the handler's name");
     }
     shared
         .runtime
@@ -311,7 +311,7 @@ async fn release(
     })
     .await??;
     if let Err(err) = cgroup::remove(pod, &shared.config).await {
-        tracing::warn!(pod = %pod.format(), err = %format!("{err:#}"), "Cgroup was not removed, ignoring");
+        tracing::warn!(pod = %pod.key(), err = %format!("{err:#}"), "Cgroup was not removed, ignoring");
     }
     if deleted {
         shared.disown(pod.uid());

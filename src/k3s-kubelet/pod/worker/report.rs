@@ -110,7 +110,7 @@ impl Worker {
             (RETRY_FIRST * 2_u32.saturating_pow(self.write_failures.min(10))).min(RETRY_MAX);
         self.write_failures += 1;
         self.write_retry_at = Some(Timestamp::now() + pause);
-        tracing::warn!(pod = %self.pod.format(), err = %message, "API was not written, retrying");
+        tracing::warn!(pod = %self.pod.key(), err = %message, "API was not written, retrying");
     }
 }
 
