@@ -368,6 +368,12 @@ complete -c k3s -n "__fish_k3s_using_subcommand apiserver" -l requestheader-grou
 complete -c k3s -n "__fish_k3s_using_subcommand apiserver" -l requestheader-extra-headers-prefix -d 'Prefixes of headers with extra information' -r
 complete -c k3s -n "__fish_k3s_using_subcommand apiserver" -l proxy-client-cert-file -d 'Client certificate towards aggregated API servers' -r -F
 complete -c k3s -n "__fish_k3s_using_subcommand apiserver" -l proxy-client-key-file -d 'Client key towards aggregated API servers' -r -F
+complete -c k3s -n "__fish_k3s_using_subcommand apiserver" -l audit-policy-file -d 'Audit policy: what is logged about which requests' -r -F
+complete -c k3s -n "__fish_k3s_using_subcommand apiserver" -l audit-log-path -d 'File of the audit log, `-` for standard output' -r
+complete -c k3s -n "__fish_k3s_using_subcommand apiserver" -l audit-log-maxage -d 'Days that audit logs set aside are kept, 0 for ever' -r
+complete -c k3s -n "__fish_k3s_using_subcommand apiserver" -l audit-log-maxbackup -d 'Audit logs set aside that are kept, 0 for all' -r
+complete -c k3s -n "__fish_k3s_using_subcommand apiserver" -l audit-log-maxsize -d 'Size in MiB at which the audit log is set aside' -r
+complete -c k3s -n "__fish_k3s_using_subcommand apiserver" -l audit-log-format -d 'Format of the audit log: json or legacy' -r
 complete -c k3s -n "__fish_k3s_using_subcommand apiserver" -l runtime-config -d 'API versions to switch on or off: `api/all=true`, `resource.k8s.io/v1beta1=true`' -r
 complete -c k3s -n "__fish_k3s_using_subcommand apiserver" -l event-ttl -d 'Lifetime of Events, in Go\'s notation' -r
 complete -c k3s -n "__fish_k3s_using_subcommand apiserver" -l token-auth-file -d 'Static tokens: `token,user,uid,"group,group"` a line' -r -F

@@ -21,10 +21,19 @@ use tokio_rustls::rustls::pki_types::PrivateKeyDer;
 /// What was asked.
 #[derive(Clone, Debug)]
 pub(crate) struct Asked {
+    pub(crate) method: String,
     /// Path and query.
     pub(crate) path: String,
+    pub(crate) headers: Vec<(String, String)>,
     /// Null when it is no JSON.
     pub(crate) body: Value,
+}
+
+impl Asked {
+    pub(crate) fn header(&self, name: &str) -> Option<&str> {
+        let found = self.headers.iter().find(|(own, _)| own == name);
+        found.map(|(_, value)| value.as_str())
+    }
 }
 
 type Handler = dyn Fn(&Asked) -> (u16, Value) + Send + Sync;
@@ -120,8 +129,13 @@ async fn answer(
 ) -> Response<Full<Bytes>> {
     let (parts, body) = request.into_parts();
     let body = body.collect().await.map(|all| all.to_bytes()).unwrap_or_default();
+    let headers = parts.headers.iter().map(|(name, value)| {
+        (name.as_str().to_owned(), String::from_utf8_lossy(value.as_bytes()).into_owned())
+    });
     let asked = Asked {
+        method: parts.method.to_string(),
         path: parts.uri.to_string(),
+        headers: headers.collect(),
         body: serde_json::from_slice(&body).unwrap_or_default(),
     };
     seen.lock().unwrap_or_else(PoisonError::into_inner).push(asked.clone());

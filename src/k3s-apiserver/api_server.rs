@@ -9,10 +9,13 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use crate::admission::Webhooks;
+use crate::aggregation::Delegates;
 use crate::args::Args;
+use crate::audit::Audit;
 use crate::auth::Auth;
 use crate::cluster::Cluster;
 use crate::custom::convert::Converted;
+use crate::flowcontrol::FlowControl;
 use crate::kinds::Kinds;
 use crate::metrics::Metrics;
 use crate::remote::Remote;
@@ -37,6 +40,11 @@ pub struct ApiServer {
     pub remote: Remote,
     pub webhooks: Webhooks,
     pub converted: Converted,
+    /// Group versions that other servers answer for.
+    pub delegates: Delegates,
+    pub flow_control: FlowControl,
+    /// The audit log, if there is one.
+    pub audit: Option<Arc<Audit>>,
     /// Upgraded connections (exec, port-forward), which outlive their request.
     pub tunnels: Mutex<JoinSet<()>>,
 }

@@ -117,6 +117,24 @@ pub struct Args {
     /// Client key towards aggregated API servers
     #[arg(long)]
     pub proxy_client_key_file: Option<PathBuf>,
+    /// Audit policy: what is logged about which requests
+    #[arg(long)]
+    pub audit_policy_file: Option<PathBuf>,
+    /// File of the audit log, `-` for standard output
+    #[arg(long)]
+    pub audit_log_path: Option<String>,
+    /// Days that audit logs set aside are kept, 0 for ever
+    #[arg(long, default_value_t = 0)]
+    pub audit_log_maxage: u64,
+    /// Audit logs set aside that are kept, 0 for all
+    #[arg(long, default_value_t = 0)]
+    pub audit_log_maxbackup: usize,
+    /// Size in MiB at which the audit log is set aside
+    #[arg(long, default_value_t = 100)]
+    pub audit_log_maxsize: u64,
+    /// Format of the audit log: json or legacy
+    #[arg(long, default_value = "json")]
+    pub audit_log_format: String,
     /// API versions to switch on or off: `api/all=true`, `resource.k8s.io/v1beta1=true`
     #[arg(long, value_delimiter = ',')]
     pub runtime_config: Vec<String>,

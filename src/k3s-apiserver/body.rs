@@ -5,11 +5,11 @@ use std::pin::Pin;
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
-use futures::Stream;
+use futures::{FutureExt, Stream};
 use http::header::{CONTENT_TYPE, HeaderValue};
 use http::{Response, StatusCode};
 use http_body::{Frame, SizeHint};
-use http_body_util::Full;
+use http_body_util::{BodyExt, Full};
 
 use crate::status::Status;
 
@@ -17,6 +17,19 @@ use crate::status::Status;
 pub enum Body {
     Whole(Full<Bytes>),
     Pieces(Pin<Box<dyn Stream<Item = Bytes> + Send>>),
+}
+
+impl Body {
+    /// All of a body that is there already.
+    pub fn bytes(&self) -> Option<Bytes> {
+        match self {
+            Self::Whole(whole) => {
+                let collected = whole.clone().collect().now_or_never()?;
+                collected.ok().map(|all| all.to_bytes())
+            }
+            Self::Pieces(_) => None,
+        }
+    }
 }
 
 impl http_body::Body for Body {

@@ -23,6 +23,8 @@ pub struct Group {
 #[derive(Clone, Debug, Default)]
 pub struct Version {
     pub name: String,
+    /// Whoever serves it does not answer: what is known may be old.
+    pub stale: bool,
     pub resources: Vec<Resource>,
 }
 
@@ -119,18 +121,29 @@ pub fn custom(kind: &Kind, definition: &Custom) -> Resource {
 /// Adds a resource to its group and version, which are made where they are missing. New groups
 /// come last.
 pub fn add(groups: &mut Vec<Group>, group: &str, version: &str, resource: Resource) {
+    let version = add_version(groups, group, version, false);
+    version.resources.push(resource);
+    version.resources.sort_by(|a, b| a.plural.cmp(&b.plural));
+}
+
+/// The version of a group, made where it is missing.
+pub fn add_version<'g>(
+    groups: &'g mut Vec<Group>,
+    group: &str,
+    version: &str,
+    stale: bool,
+) -> &'g mut Version {
     let at = groups.iter().position(|known| known.name == group).unwrap_or_else(|| {
         groups.push(Group { name: group.to_owned(), versions: Vec::new() });
         groups.len() - 1
     });
     let versions = &mut groups[at].versions;
-    let at = versions.iter().position(|known| known.name == version).unwrap_or_else(|| {
-        versions.push(Version { name: version.to_owned(), resources: Vec::new() });
-        versions.len() - 1
-    });
-    versions[at].resources.push(resource);
-    versions[at].resources.sort_by(|a, b| a.plural.cmp(&b.plural));
-    versions.sort_by_key(|version| std::cmp::Reverse(version_priority(&version.name)));
+    if !versions.iter().any(|known| known.name == version) {
+        versions.push(Version { name: version.to_owned(), stale, resources: Vec::new() });
+        versions.sort_by_key(|version| std::cmp::Reverse(version_priority(&version.name)));
+    }
+    let at = versions.iter().position(|known| known.name == version);
+    &mut versions[at.expect("it was added above")]
 }
 
 /// Upstream's order of version names: `v2`, `v1`, `v1beta2`, `v1alpha1`, then anything else
@@ -318,7 +331,8 @@ pub fn etag(document: &[u8]) -> String {
 fn aggregated_group(group: &Group) -> Value {
     let versions = group.versions.iter().map(|version| {
         let resources = version.resources.iter().map(aggregated_resource).collect::<Vec<_>>();
-        json!({"version": version.name, "freshness": "Current", "resources": resources})
+        let freshness = if version.stale { "Stale" } else { "Current" };
+        json!({"version": version.name, "freshness": freshness, "resources": resources})
     });
     let metadata = match group.name.as_str() {
         "" => json!({}),

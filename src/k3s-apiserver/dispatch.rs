@@ -6,6 +6,7 @@ use http::header::ACCEPT;
 use http::{Method, Response, StatusCode};
 use hyper::body::Incoming;
 
+use crate::aggregation::{self, Delegate};
 use crate::body::{Body, refusal, text};
 use crate::filter::{Call, read_body};
 use crate::kinds::Kind;
@@ -15,6 +16,9 @@ use crate::{documents, health, verbs};
 
 /// Answers an authorised request.
 pub async fn dispatch(call: Call<'_>, body: Incoming) -> Result<Response<Body>, Status> {
+    if let Some(delegate) = delegate(&call) {
+        return aggregation::proxy::serve(&call, &delegate, body).await;
+    }
     if !call.info.is_resource {
         return plain(&call).await;
     }
@@ -56,6 +60,24 @@ pub async fn dispatch(call: Call<'_>, body: Incoming) -> Result<Response<Body>, 
     Ok(response)
 }
 
+/// Another server that this path belongs to: `/apis/<group>/<version>` and all below, and its
+/// OpenAPI document.
+fn delegate(call: &Call<'_>) -> Option<Arc<Delegate>> {
+    let delegates = &call.server.delegates;
+    if call.info.is_resource {
+        return delegates.find(&call.info.group, &call.info.version);
+    }
+    let mut parts = call.info.path.trim_matches('/').split('/');
+    let mut first = parts.next();
+    if first == Some("openapi") && parts.next() == Some("v3") {
+        first = parts.next();
+    }
+    match (first, parts.next(), parts.next(), parts.next()) {
+        (Some("apis"), Some(group), Some(version), None) => delegates.find(group, version),
+        _ => None,
+    }
+}
+
 /// What every use of a deprecated resource is told.
 fn deprecated(kind: &Kind) -> Option<&'static str> {
     match (kind.api_version.as_str(), kind.kind.as_str()) {
@@ -79,19 +101,21 @@ async fn object(
     if kind.has_verb("create") && !kind.has_verb("list") {
         if kind.kind == "Binding" {
             let pods = call.server.kinds.get("", "v1", "pods").ok_or_else(Status::no_resource)?;
-            return verbs::binding::bind(call, &pods, read_body(body).await?).await;
+            return verbs::binding::bind(call, &pods, read_body(call, body).await?).await;
         }
-        return verbs::review::serve(call, kind, read_body(body).await?).await;
+        return verbs::review::serve(call, kind, read_body(call, body).await?).await;
     }
     match verb {
         "get" => verbs::get::get(call, kind).await,
         "list" => verbs::list::list(call, kind).await,
         "watch" => verbs::watch::watch(call, kind).await,
-        "create" => verbs::create::create(call, kind, read_body(body).await?).await,
-        "update" => verbs::update::update(call, kind, read_body(body).await?).await,
-        "patch" => verbs::patch::patch(call, kind, read_body(body).await?).await,
-        "delete" => verbs::delete::delete(call, kind, read_body(body).await?).await,
-        "deletecollection" => verbs::delete::collection(call, kind, read_body(body).await?).await,
+        "create" => verbs::create::create(call, kind, read_body(call, body).await?).await,
+        "update" => verbs::update::update(call, kind, read_body(call, body).await?).await,
+        "patch" => verbs::patch::patch(call, kind, read_body(call, body).await?).await,
+        "delete" => verbs::delete::delete(call, kind, read_body(call, body).await?).await,
+        "deletecollection" => {
+            verbs::delete::collection(call, kind, read_body(call, body).await?).await
+        }
         _ => Err(Status::method_not_allowed()),
     }
 }
@@ -113,8 +137,15 @@ async fn plain(call: &Call<'_>) -> Result<Response<Body>, Status> {
         return answer;
     }
     match path {
+        "/debug/api_priority_and_fairness/dump_priority_levels" if get => {
+            Ok(text(StatusCode::OK, call.server.flow_control.dump()))
+        }
         "/version" if get => Ok(health::version()),
-        "/metrics" if get => Ok(text(StatusCode::OK, call.server.metrics.render())),
+        "/metrics" if get => {
+            let mut all = call.server.metrics.render();
+            call.server.flow_control.render(&mut all);
+            Ok(text(StatusCode::OK, all))
+        }
         "/.well-known/openid-configuration" | "/openid/v1/jwks" if get => {
             Ok(health::issuer(call, path))
         }

@@ -56,6 +56,7 @@ fn groups(call: &Call<'_>) -> Vec<Group> {
             discovery::add(&mut groups, &kind.group, &kind.version, resource);
         }
     }
+    call.server.delegates.discover(&mut groups);
     groups
 }
 
@@ -212,7 +213,15 @@ fn openapi_index(call: &Call<'_>) -> Value {
         })
         .collect();
     let all = builtin.iter().chain(&custom);
-    openapi::v3::index(all.map(|(path, hash)| (path.as_str(), hash.as_str())))
+    let mut index = openapi::v3::index(all.map(|(path, hash)| (path.as_str(), hash.as_str())));
+    for delegate in call.server.delegates.all().iter() {
+        let path = openapi::v3::path(&delegate.group, &delegate.version);
+        if let Some(query) = &delegate.openapi {
+            let url = format!("/openapi/v3/{path}?{query}");
+            index["paths"][path] = json!({"serverRelativeURL": url});
+        }
+    }
+    index
 }
 
 fn openapi_v3(call: &Call<'_>, rest: &[&str]) -> Result<Response<Body>, Status> {

@@ -15,7 +15,7 @@ use http_body_util::BodyExt;
 use hyper::body::Incoming;
 
 use crate::api_server::ApiServer;
-use crate::audit::Annotations;
+use crate::audit::{Annotations, Record};
 use crate::auth;
 use crate::body::{Body, full, refusal};
 use crate::dispatch::dispatch;
@@ -41,7 +41,9 @@ pub struct Call<'a> {
     pub parts: Parts,
     pub user: UserInfo,
     pub peer: &'a Peer,
-    pub annotations: Annotations,
+    pub annotations: Arc<Annotations>,
+    /// For the audit log, when it wants to know about the request.
+    pub record: Option<Arc<Record>>,
 }
 
 /// Answers one request; never fails.
@@ -66,7 +68,7 @@ pub async fn handle(
         info.is_resource && server.kinds.get(&info.group, &info.version, &info.resource).is_some();
     let accept = Accept::read(&parts.headers).unwrap_or(Accept::JSON);
     server.metrics.inflight.fetch_add(1, Ordering::Relaxed);
-    let mut response = match serve(server, peer, info, query, parts, body).await {
+    let mut response = match serve(server, peer, info, query, parts, accept, body).await {
         Ok(response) => response,
         Err(status) => refused(&status, accept),
     };
@@ -105,20 +107,107 @@ async fn serve(
     info: RequestInfo,
     query: Query,
     parts: Parts,
+    accept: Accept,
     body: Incoming,
 ) -> Result<Response<Body>, Status> {
     if supervisor::owns(&info.path) {
         return supervisor::serve(server, peer, &info, &parts, body).await;
     }
-    let user = auth::authenticate(server, peer, &parts, &info).await?;
+    let user = match auth::authenticate(server, peer, &parts, &info).await {
+        Ok(user) => user,
+        Err(status) => {
+            let response = refused(&status, accept);
+            return Ok(match begin(server, peer, &parts, &info, &UserInfo::default()) {
+                Some(record) => record.answer(&info, response),
+                None => response,
+            });
+        }
+    };
+    let Some(record) = begin(server, peer, &parts, &info, &user) else {
+        return admitted(server, peer, info, query, parts, user, None, accept, body).await;
+    };
+    let about = info.clone();
+    let kept = Some(record.clone());
+    let answer = admitted(server, peer, info, query, parts, user, kept, accept, body).await;
+    let response = answer.unwrap_or_else(|status| refused(&status, accept));
+    Ok(record.answer(&about, response))
+}
+
+/// Begins the audit record of a request, where there is an audit log that wants it.
+fn begin(
+    server: &ApiServer,
+    peer: &Peer,
+    parts: &Parts,
+    info: &RequestInfo,
+    user: &UserInfo,
+) -> Option<Arc<Record>> {
+    Record::begin(server.audit.as_ref()?, peer, parts, info, user)
+}
+
+/// From the authenticated user to a free seat.
+async fn admitted(
+    server: &Arc<ApiServer>,
+    peer: &Peer,
+    info: RequestInfo,
+    query: Query,
+    parts: Parts,
+    user: UserInfo,
+    record: Option<Arc<Record>>,
+    accept: Accept,
+    body: Incoming,
+) -> Result<Response<Body>, Status> {
+    let name = user.name.clone();
     let user = auth::impersonate(server, user, &parts, &info).await?;
-    auth::authorize(server, &user, &info, &query).await?;
-    let call = Call { server, info, query, parts, user, peer, annotations: Annotations::default() };
+    if let Some(record) = record.as_ref().filter(|_| user.name != name) {
+        record.impersonated(&user);
+    }
+    let admitted = match server.flow_control.admit(&user, &info).await {
+        Ok(admitted) => admitted,
+        Err(response) => return Ok(*response),
+    };
+    let mut response = match authorized(server, peer, info, query, parts, user, record, body).await
+    {
+        Ok(response) => response,
+        Err(status) => refused(&status, accept),
+    };
+    admitted.mark(&mut response);
+    Ok(response)
+}
+
+async fn authorized(
+    server: &Arc<ApiServer>,
+    peer: &Peer,
+    info: RequestInfo,
+    query: Query,
+    parts: Parts,
+    user: UserInfo,
+    record: Option<Arc<Record>>,
+    body: Incoming,
+) -> Result<Response<Body>, Status> {
+    let annotations = record.as_ref().map(|record| record.annotations.clone()).unwrap_or_default();
+    let allowed = auth::authorize(server, &user, &info, &query).await;
+    if record.is_some() {
+        let decision = if allowed.is_ok() { "allow" } else { "forbid" };
+        annotations.add("authorization.k8s.io/decision", decision);
+        let reason = allowed.as_ref().unwrap_or_else(|status| &status.message);
+        annotations.add("authorization.k8s.io/reason", reason.as_str());
+    }
+    allowed?;
+    let call = Call { server, info, query, parts, user, peer, annotations, record };
     dispatch(call, body).await
 }
 
+/// Reads the body of a request, within limits.
+pub async fn read_body(call: &Call<'_>, body: Incoming) -> Result<Bytes, Status> {
+    let all = read_all(body).await?;
+    if let Some(record) = &call.record {
+        record.request(&call.parts, &all);
+    }
+    Ok(all)
+}
+
 /// Reads a whole body, within limits.
-pub async fn read_body(body: Incoming) -> Result<Bytes, Status> {
+pub async fn read_all(body: Incoming) -> Result<Bytes, Status> {
     match tokio::time::timeout(BODY_TIME, gather(body)).await {
         Ok(read) => read,
         Err(_) => Err(Status::new(408, "Timeout", "the body did not come in time")),

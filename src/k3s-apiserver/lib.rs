@@ -5,6 +5,7 @@
 //! answer it. What is particular about a kind is its `registry::Strategy`.
 
 pub mod admission;
+pub mod aggregation;
 pub mod api_server;
 pub mod args;
 pub mod audit;
@@ -19,6 +20,7 @@ pub mod dispatch;
 pub mod documents;
 pub mod expressions;
 pub mod filter;
+pub mod flowcontrol;
 pub mod health;
 pub mod kinds;
 pub mod metrics;

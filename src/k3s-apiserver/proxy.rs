@@ -64,7 +64,8 @@ const HOP: [&str; 8] = [
 ];
 
 type Sent = Either<Incoming, Full<Bytes>>;
-trait Io: AsyncRead + AsyncWrite + Send + Unpin {}
+/// What a request goes over.
+pub trait Io: AsyncRead + AsyncWrite + Send + Unpin {}
 impl<T: AsyncRead + AsyncWrite + Send + Unpin> Io for T {}
 
 /// Serves `log`, `exec`, `attach`, `portforward` and `proxy`.
@@ -393,17 +394,40 @@ async fn forward(
         Ok(Err(err)) => return Err(failed(format!("dial {address}: {err:#}"))),
         Err(_) => return Err(failed(format!("dial {address}: timed out"))),
     };
+    let mut headers: HeaderMap = call.parts.headers.clone();
+    headers.remove(AUTHORIZATION);
+    if !target.prefix.is_empty() {
+        // Compressed pages could not be rewritten.
+        headers.remove(ACCEPT_ENCODING);
+        let seen = format!("{}{path}", target.prefix);
+        headers.insert(FORWARDED_URI, HeaderValue::from_str(&seen).map_err(Status::internal)?);
+    }
+    let host = address.to_string();
+    headers.insert(HOST, HeaderValue::from_str(&host).map_err(Status::internal)?);
+    relay(call, io, headers, &target.prefix, path, query, body).await
+}
+
+/// Sends the request on over a connection, with these headers, and the answer back; what the answer
+/// links to gets the prefix, if there is one.
+pub async fn relay(
+    call: &Call<'_>,
+    io: Pin<Box<dyn Io>>,
+    headers: HeaderMap,
+    prefix: &str,
+    path: &str,
+    query: &str,
+    body: Incoming,
+) -> Result<Response<Body>, Status> {
+    let failed = |why: String| Status::internal(format!("error dialing backend: {why}"));
     let (mut sender, connection) = http1::handshake::<_, Sent>(TokioIo::new(io))
         .await
         .map_err(|err| failed(err.to_string()))?;
     run(call.server, async move {
         if let Err(err) = connection.with_upgrades().await {
-            debug!(%address, %err, "Lost a proxied connection");
+            debug!(%err, "Lost a proxied connection");
         }
     });
-    let upgrade = call.parts.headers.get(UPGRADE).cloned();
-    let prefix = target.prefix.clone();
-    let request = outgoing(call, &target, path, query, body, upgrade.as_ref())?;
+    let request = outgoing(call, headers, path, query, body)?;
     let mut response = sender.send_request(request).await.map_err(|err| failed(err.to_string()))?;
     if response.status() == StatusCode::SWITCHING_PROTOCOLS {
         join(call, &mut response)?;
@@ -416,7 +440,7 @@ async fn forward(
     }
     if !prefix.is_empty() {
         if let Some(target) = parts.headers.get(LOCATION).and_then(|target| target.to_str().ok()) {
-            let target = rewrite::location(target, &prefix);
+            let target = rewrite::location(target, prefix);
             parts
                 .headers
                 .insert(LOCATION, HeaderValue::from_str(&target).map_err(Status::internal)?);
@@ -424,7 +448,7 @@ async fn forward(
             let page = Limited::new(body, PAGE_MAX).collect().await;
             let page = page.map_err(|err| failed(format!("reading the page: {err}")))?;
             parts.headers.remove(CONTENT_LENGTH);
-            let page = rewrite::html(&page.to_bytes(), &prefix);
+            let page = rewrite::html(&page.to_bytes(), prefix);
             return Ok(Response::from_parts(parts, crate::body::full(page)));
         }
     }
@@ -449,12 +473,12 @@ fn is_page(headers: &HeaderMap) -> bool {
 
 fn outgoing(
     call: &Call<'_>,
-    target: &Target,
+    mut headers: HeaderMap,
     path: &str,
     query: &str,
     body: Incoming,
-    upgrade: Option<&HeaderValue>,
 ) -> Result<Request<Sent>, Status> {
+    let upgrade = headers.get(UPGRADE).cloned();
     let uri = if query.is_empty() { path.to_owned() } else { format!("{path}?{query}") };
     let uri: Uri = uri.parse().map_err(|_| Status::bad_request("the path cannot be proxied"))?;
     let empty = call.parts.method == Method::GET || upgrade.is_some();
@@ -462,22 +486,12 @@ fn outgoing(
     let mut request = Request::new(body);
     *request.method_mut() = call.parts.method.clone();
     *request.uri_mut() = uri;
-    let mut headers: HeaderMap = call.parts.headers.clone();
     for name in HOP {
         headers.remove(name);
     }
-    headers.remove(AUTHORIZATION);
-    if !target.prefix.is_empty() {
-        // Compressed pages could not be rewritten.
-        headers.remove(ACCEPT_ENCODING);
-        let seen = format!("{}{path}", target.prefix);
-        headers.insert(FORWARDED_URI, HeaderValue::from_str(&seen).map_err(Status::internal)?);
-    }
-    let host = target.address.to_string();
-    headers.insert(HOST, HeaderValue::from_str(&host).map_err(Status::internal)?);
     if let Some(upgrade) = upgrade {
         headers.insert(CONNECTION, HeaderValue::from_static("Upgrade"));
-        headers.insert(UPGRADE, upgrade.clone());
+        headers.insert(UPGRADE, upgrade);
     }
     *request.headers_mut() = headers;
     Ok(request)

@@ -8,23 +8,27 @@ use std::time::Duration;
 use anyhow::bail;
 use api::resources::Resource;
 use daemon::{ConfigError, Listener};
+use pki::tls::Pair;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use crate::admission::Webhooks;
+use crate::aggregation::Delegates;
 use crate::api_server::ApiServer;
 use crate::args::Args;
+use crate::audit::Audit;
 use crate::auth::Auth;
 use crate::cluster::{Cluster, ClusterOptions};
 use crate::custom::convert::Converted;
+use crate::flowcontrol::FlowControl;
 use crate::kinds::Kinds;
 use crate::metrics::Metrics;
 use crate::remote::Remote;
 use crate::storage::{Storage, Writers, feed};
 use crate::supervisor::agents::Agents;
 use crate::tls::{Files, Tls};
-use crate::{companions, custom, server, startup};
+use crate::{aggregation, companions, custom, flowcontrol, server, startup};
 
 /// How long connections wait for the bootstrap objects before they are served regardless.
 const HOLD: Duration = Duration::from_secs(5);
@@ -63,6 +67,16 @@ pub async fn run(cx: daemon::Context, args: Args) -> anyhow::Result<()> {
     let (repaired, stop) = (server.clone(), cx.stop.clone());
     tasks.spawn(async move {
         companions::run(repaired, stop).await;
+        Ok(())
+    });
+    let (served, stop) = (server.clone(), cx.stop.clone());
+    tasks.spawn(async move {
+        aggregation::controller::run(served, stop).await;
+        Ok(())
+    });
+    let (served, stop) = (server.clone(), cx.stop.clone());
+    tasks.spawn(async move {
+        flowcontrol::controller::run(served, stop).await;
         Ok(())
     });
     let serving = server::serve(server.clone(), listener, tls, cx.stop.clone());
@@ -124,6 +138,10 @@ fn make(args: Args, stop: CancellationToken) -> anyhow::Result<ApiServer> {
         service_cidrs: args.service_cluster_ip_range.clone(),
         node_ports: args.service_node_port_range.clone(),
     };
+    let proxy = match (&args.proxy_client_cert_file, &args.proxy_client_key_file) {
+        (Some(cert), Some(key)) => Some(Pair { cert: cert.clone(), key: key.clone() }),
+        _ => None,
+    };
     Ok(ApiServer {
         event_ttl: event_ttl(&args.event_ttl)?,
         kinds,
@@ -134,9 +152,12 @@ fn make(args: Args, stop: CancellationToken) -> anyhow::Result<ApiServer> {
         stop,
         started: AtomicBool::new(false),
         agents: Agents::default(),
-        remote: Remote::default(),
+        remote: Remote::new(proxy),
         webhooks: Webhooks::default(),
         converted: Converted::default(),
+        delegates: Delegates::default(),
+        flow_control: FlowControl::default(),
+        audit: Audit::load(&args)?,
         tunnels: Mutex::new(JoinSet::new()),
         args,
     })

@@ -4,6 +4,8 @@
 //! a step is shown with the server's last lines.
 
 mod agents;
+mod audit;
+mod bad_input;
 mod bus;
 mod certificates;
 mod clients;
@@ -67,6 +69,7 @@ pub(crate) fn run(filter: &str) -> ExitCode {
                 .chain(custom::STEPS)
                 .chain(webhooks::STEPS)
                 .chain(conformance::STEPS)
+                .chain(bad_input::STEPS)
                 .chain(mesh::STEPS)
                 .chain(agents::STEPS)
                 .chain(kubectl::STEPS)
@@ -86,10 +89,11 @@ pub(crate) fn run(filter: &str) -> ExitCode {
             }
         }
     }
-    let (name, step) = runtime::STEP;
-    if name.contains(filter) {
-        let begun = Instant::now();
-        count(name, begun, step(), "");
+    for (name, step) in [runtime::STEP, audit::STEP] {
+        if name.contains(filter) {
+            let begun = Instant::now();
+            count(name, begun, step(), "");
+        }
     }
     println!("e2e: {passed} passed, {failed} failed");
     if failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }

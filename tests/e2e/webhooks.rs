@@ -4,12 +4,14 @@ use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
 
 use super::Step;
-use crate::cluster::{Cluster, apply, kubectl, kubectl_fails};
+use crate::cluster::{Cluster, PATIENCE, apply, kubectl, kubectl_fails};
 use crate::outside::{Asked, Outside};
 
 pub(super) const STEPS: &[Step] = &[
     ("admission webhooks change, refuse and warn", admission),
     ("a conversion webhook serves every version", conversion),
+    ("an aggregated API server behind a Service joins in", aggregated),
+    ("requests belong to flows that say so", flows),
 ];
 
 const HOSTS: &str = r#"
@@ -250,6 +252,96 @@ fn conversion(_: &mut Cluster) -> Result<()> {
     kubectl(&["delete", v1, "-n", "conversion", "--all"])?;
     kubectl(&["delete", "crd", "hosts.conversion.example.com", "--timeout=60s"])?;
     kubectl(&["delete", "namespace", "conversion"])?;
+    Ok(())
+}
+
+/// An API server with one resource, which takes whom the front proxy names for the user.
+fn metrics(asked: &Asked) -> (u16, Value) {
+    let path = asked.path.split('?').next().unwrap_or_default();
+    let group = "/apis/metrics.outside.example.com/v1";
+    match path.strip_prefix(group) {
+        Some("") => (
+            200,
+            json!({"kind": "APIResourceList", "apiVersion": "v1",
+                "groupVersion": "metrics.outside.example.com/v1", "resources": [
+                {"name": "gauges", "singularName": "gauge", "namespaced": true, "kind": "Gauge",
+                    "verbs": ["get", "list"], "shortNames": ["ga"]}]}),
+        ),
+        Some(rest) if rest.ends_with("/gauges/one") => (
+            200,
+            json!({"kind": "Gauge", "apiVersion": "metrics.outside.example.com/v1",
+                "metadata": {"name": "one", "namespace": "default"},
+                "user": asked.header("x-remote-user"),
+                "token": asked.header("authorization").unwrap_or("none"),
+                "method": asked.method}),
+        ),
+        _ => (
+            404,
+            json!({"kind": "Status", "apiVersion": "v1", "status": "Failure",
+            "message": "there is nothing here", "reason": "NotFound", "code": 404}),
+        ),
+    }
+}
+
+fn aggregated(cluster: &mut Cluster) -> Result<()> {
+    let outside = Outside::start(&["metrics.aggregated.svc"], metrics)?;
+    let api = |bundle: &str| {
+        format!(
+            r#"
+apiVersion: apiregistration.k8s.io/v1
+kind: APIService
+metadata: {{ name: v1.metrics.outside.example.com }}
+spec:
+  group: metrics.outside.example.com
+  version: v1
+  groupPriorityMinimum: 100
+  versionPriority: 100
+  caBundle: {bundle}
+  service: {{ namespace: aggregated, name: metrics, port: 8443 }}
+"#
+        )
+    };
+    apply(&api(&outside.ca_bundle))?;
+    let name = "apiservice/v1.metrics.outside.example.com";
+    let message = "jsonpath={.status.conditions[?(@.type=='Available')].message}";
+    cluster.wait("the missing Service to be noticed", PATIENCE, || {
+        Ok(kubectl(&["get", name, "-o", message])?.contains("is not present"))
+    })?;
+    publish("aggregated", "metrics", &outside)?;
+    kubectl(&["wait", "--for=condition=Available", name, "--timeout=30s"])?;
+    let said = kubectl(&["get", name, "-o", message])?;
+    ensure!(said == "all checks passed", "{said}");
+    let listed = kubectl(&["api-resources", "--api-group=metrics.outside.example.com"])?;
+    ensure!(listed.contains("Gauge"), "{listed}");
+    let gauge = kubectl(&["get", "ga", "one", "-o", "jsonpath={.user} {.token} {.method}"])?;
+    ensure!(gauge == "system:admin none GET", "{gauge}");
+    let refused = kubectl_fails(&["get", "ga", "two"])?;
+    ensure!(refused.contains("there is nothing here"), "{refused}");
+    kubectl(&["delete", "service", "metrics", "-n", "aggregated"])?;
+    cluster.wait("the lost Service to be noticed", PATIENCE, || {
+        Ok(kubectl(&["get", name, "-o", message])?.contains("is not present"))
+    })?;
+    let path = "/apis/metrics.outside.example.com/v1";
+    let refused = kubectl_fails(&["get", "--raw", path])?;
+    ensure!(refused.contains("currently unable to handle the request"), "{refused}");
+    kubectl(&["delete", name])?;
+    kubectl(&["delete", "namespace", "aggregated"])?;
+    Ok(())
+}
+
+fn flows(_: &mut Cluster) -> Result<()> {
+    let verbose = crate::cluster::kubectl_command()
+        .args(["get", "ns", "default", "-v=8"])
+        .output()
+        .context("kubectl")?;
+    let said = String::from_utf8_lossy(&verbose.stderr).to_ascii_lowercase();
+    ensure!(said.contains("x-kubernetes-pf-flowschema-uid"), "{said}");
+    let metrics = kubectl(&["get", "--raw", "/metrics"])?;
+    let row = "apiserver_flowcontrol_nominal_limit_seats{priority_level=\"workload-low\"} 245";
+    ensure!(metrics.contains(row), "{metrics}");
+    let dump = "/debug/api_priority_and_fairness/dump_priority_levels";
+    let levels = kubectl(&["get", "--raw", dump])?;
+    ensure!(levels.contains("workload-high, 0, "), "{levels}");
     Ok(())
 }
 

@@ -140,13 +140,13 @@ pub async fn impersonate(
     }
 }
 
-/// Refuses what the user may not do.
+/// Refuses what the user may not do; says why it may.
 pub async fn authorize(
     server: &Arc<ApiServer>,
     user: &UserInfo,
     info: &RequestInfo,
     query: &Query,
-) -> Result<(), Status> {
+) -> Result<String, Status> {
     let asked = Attributes {
         user: Some(user),
         verb: info.verb,
@@ -160,13 +160,14 @@ pub async fn authorize(
         field_selector: query.text("fieldSelector"),
     };
     let authorizer = &server.auth.authorizer;
-    if authorizer.authorize(&server.cluster, &asked).is_allowed() {
-        return Ok(());
+    let decision = authorizer.authorize(&server.cluster, &asked);
+    if decision.is_allowed() {
+        return Ok(decision.reason().to_owned());
     }
     server.storage.settled().await?;
     let decision = authorizer.authorize(&server.cluster, &asked);
     if decision.is_allowed() {
-        return Ok(());
+        return Ok(decision.reason().to_owned());
     }
     let why = asked.refusal(decision.reason());
     if info.is_resource {

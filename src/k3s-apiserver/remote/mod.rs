@@ -20,6 +20,7 @@ use http_body_util::{BodyExt, Full};
 use hyper::body::Incoming;
 use hyper::client::conn::http1::{self, SendRequest};
 use hyper_util::rt::TokioIo;
+use pki::tls::Pair;
 use pki::trust::{self, Trust};
 use rustls::ClientConfig;
 use serde_json::Value;
@@ -46,6 +47,8 @@ pub struct Server {
     /// With a leading slash, or empty.
     pub path: String,
     pub trust: Trust,
+    /// Whether we show our certificate as a front proxy.
+    pub as_proxy: bool,
 }
 
 /// How a server is found.
@@ -82,6 +85,7 @@ impl Server {
                     .unwrap_or(443),
                 path: format!("{slash}{path}"),
                 trust,
+                as_proxy: false,
             });
         }
         let url = text(config, "url");
@@ -95,6 +99,7 @@ impl Server {
             port: authority.port_u16().unwrap_or(443),
             path: uri.path().trim_end_matches('/').to_owned(),
             trust,
+            as_proxy: false,
         })
     }
 
@@ -125,10 +130,44 @@ struct Link {
 #[derive(Default)]
 pub struct Remote {
     links: Mutex<HashMap<Server, Arc<Link>>>,
+    /// Our certificate as a front proxy.
+    proxy: Option<Pair>,
     tasks: Mutex<JoinSet<()>>,
 }
 
 impl Remote {
+    /// With this certificate towards aggregated API servers.
+    pub fn new(proxy: Option<Pair>) -> Self {
+        Self { proxy, ..Self::default() }
+    }
+
+    /// GETs JSON, as ourselves; the caller limits the time.
+    pub async fn get(
+        &self,
+        cluster: &Cluster,
+        server: &Server,
+        path: &str,
+    ) -> Result<Value, String> {
+        let link = self.link(server).map_err(|err| err.to_string())?;
+        let make = || {
+            let request = Request::get(path)
+                .header(HOST, server.authority())
+                .header(ACCEPT, "application/json")
+                .header("x-remote-user", "system:kube-aggregator")
+                .header("x-remote-group", "system:masters");
+            request.body(Full::default()).map_err(|err| err.to_string())
+        };
+        let answered = self.exchange(cluster, server, &link, make).await;
+        let (status, bytes) = answered
+            .map_err(|why| format!("Get \"https://{}{path}\": {why}", server.authority()))?;
+        failure::judge(status, &bytes)
+    }
+
+    /// The TLS of a server.
+    pub fn config(&self, server: &Server) -> anyhow::Result<Arc<ClientConfig>> {
+        Ok(self.link(server)?.config.clone())
+    }
+
     /// POSTs JSON and reads JSON, all within `limit`; the error is client-go's.
     pub async fn post(
         &self,
@@ -142,7 +181,8 @@ impl Remote {
         let failed = |why: &str| format!("Post \"https://{}{target}\": {why}", server.authority());
         let answered = async {
             let path = if server.path.is_empty() { format!("/{target}") } else { target.clone() };
-            self.exchange(cluster, server, &link, &path, body).await
+            let make = || request(server, &path, body.clone());
+            self.exchange(cluster, server, &link, make).await
         };
         let (status, bytes) = match tokio::time::timeout(limit, answered).await {
             Ok(answered) => answered.map_err(|why| failed(&why))?,
@@ -166,11 +206,10 @@ impl Remote {
         cluster: &Cluster,
         server: &Server,
         link: &Link,
-        path: &str,
-        body: Bytes,
+        make: impl Fn() -> Result<Request<Full<Bytes>>, String>,
     ) -> Result<(u16, Bytes), String> {
         while let Some(mut sender) = link.take() {
-            match sender.send_request(request(server, path, body.clone())?).await {
+            match sender.send_request(make()?).await {
                 Ok(response) => return finish(link, sender, response).await,
                 Err(err) if err.is_canceled() || err.is_incomplete_message() => {}
                 Err(err) => return Err(err.to_string()),
@@ -185,7 +224,7 @@ impl Remote {
                 debug!(%err, "Lost a connection to a webhook");
             }
         });
-        let response = sender.send_request(request(server, path, body)?).await;
+        let response = sender.send_request(make()?).await;
         finish(link, sender, response.map_err(|err| failure::http(&err))?).await
     }
 
@@ -200,7 +239,8 @@ impl Remote {
         if let Some(link) = links.get(server) {
             return Ok(link.clone());
         }
-        let config = Arc::new(trust::client_config(&server.trust, None)?);
+        let identity = self.proxy.as_ref().filter(|_| server.as_proxy);
+        let config = Arc::new(trust::client_config(&server.trust, identity)?);
         if links.len() >= SERVERS_MAX {
             links.clear();
         }

@@ -92,7 +92,10 @@ impl Entry {
 
     /// The object as a tree. Costs a parse; callers that need only metadata read the fields above.
     pub fn object(&self) -> Value {
-        serde_json::from_slice(&self.bytes).unwrap_or_default()
+        serde_json::from_slice(&self.bytes).unwrap_or_else(|_| {
+            // Bodies may be nested deeper than this library reads.
+            apimachinery::json::parse(&self.bytes).map(|parsed| parsed.value).unwrap_or_default()
+        })
     }
 
     /// The same object with another resourceVersion: what a DELETED event shows.
@@ -247,6 +250,14 @@ mod tests {
         let later = entry.at_revision(1234);
         assert_eq!(later.object()["metadata"]["resourceVersion"], "1234");
         assert_eq!(later.at_revision(9).bytes.len(), entry.bytes.len());
+    }
+
+    #[test]
+    fn what_is_nested_deeply_is_read_back() {
+        let deep = format!("{}1{}", "[".repeat(400), "]".repeat(400));
+        let stored = format!(r#"{{"metadata":{{}},"spec":{deep}}}"#);
+        let entry = Entry::parse("a", 7, stored.as_bytes(), &[]).unwrap();
+        assert_eq!(entry.object()["spec"].to_string(), deep);
     }
 
     #[test]

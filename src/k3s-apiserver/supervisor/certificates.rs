@@ -13,7 +13,7 @@ use pki::{Authority, Leaf};
 use super::{Call, node_password};
 use crate::auth::node::node_name;
 use crate::body::{Body, text};
-use crate::filter::read_body;
+use crate::filter::read_all;
 use crate::status::Status;
 
 /// A certificate that agents may ask for.
@@ -62,7 +62,7 @@ pub(super) async fn issue(
             (Leaf::server(node, names, ips), "server-ca")
         }
     };
-    let request = read_body(body).await?;
+    let request = read_all(body).await?;
     let (cert, key) = (
         call.dir.join(format!("tls/{authority}.crt")),
         call.dir.join(format!("tls/{authority}.key")),

@@ -21,7 +21,7 @@ use serde_json::{Value, json};
 use crate::api_server::ApiServer;
 use crate::auth;
 use crate::body::{Body, JSON, TEXT, answer, full, text};
-use crate::filter::read_body;
+use crate::filter::read_all;
 use crate::request::RequestInfo;
 use crate::server::Peer;
 use crate::status::Status;
@@ -78,7 +78,7 @@ pub async fn serve(
         }
         "token" => {
             call.allow(&[SERVER])?;
-            token::rotate(&call, read_body(body).await?).await
+            token::rotate(&call, read_all(body).await?).await
         }
         "server-bootstrap" => {
             call.allow(&[SERVER])?;

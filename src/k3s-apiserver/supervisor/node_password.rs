@@ -157,7 +157,8 @@ async fn create(call: &Call<'_>, name: &str, hash: &str) -> Result<(), Status> {
         parts,
         user,
         peer: call.peer,
-        annotations: crate::audit::Annotations::default(),
+        annotations: std::sync::Arc::default(),
+        record: None,
     };
     verbs::create::create(&inner, &kind, Bytes::from(secret.to_string())).await.map(drop)
 }

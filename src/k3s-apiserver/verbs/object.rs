@@ -133,6 +133,17 @@ pub fn to_protobuf(tree: &Value) -> Vec<u8> {
     }
 }
 
+/// A built-in object by what its envelope says; none when that is no kind that is known.
+pub fn from_protobuf(bytes: &[u8]) -> Option<Value> {
+    let envelope = protobuf::open(bytes).ok()?;
+    let mut object = json!({"kind": envelope.kind, "apiVersion": envelope.api_version});
+    let decoded = protobuf::decode(envelope.raw, protobuf_node(&object)?).ok()?;
+    for (field, value) in decoded.as_object()? {
+        object[field] = value.clone();
+    }
+    Some(object)
+}
+
 /// The schema of an object by its own kind.
 fn protobuf_node(tree: &Value) -> Option<Node<'static>> {
     let version = tree["apiVersion"].as_str()?;

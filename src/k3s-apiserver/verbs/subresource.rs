@@ -23,19 +23,21 @@ pub async fn serve(call: &Call<'_>, kind: &Kind, body: Incoming) -> Result<Respo
     if sub.kind == kind.kind && sub.name != "log" {
         return match call.parts.method {
             Method::GET | Method::HEAD => get::get(call, kind).await,
-            Method::PUT => update::update(call, kind, read_body(body).await?).await,
-            Method::PATCH => patch::patch(call, kind, read_body(body).await?).await,
+            Method::PUT => update::update(call, kind, read_body(call, body).await?).await,
+            Method::PATCH => patch::patch(call, kind, read_body(call, body).await?).await,
             _ => Err(Status::method_not_allowed()),
         };
     }
     match (kind.resource.as_str(), sub.name.as_str()) {
         ("serviceaccounts", "token") => {
-            return review::token(call, kind, sub, read_body(body).await?).await;
+            return review::token(call, kind, sub, read_body(call, body).await?).await;
         }
-        (_, "scale") => return scale::serve(call, kind, sub, read_body(body).await?).await,
-        ("pods", "binding") => return binding::bind(call, kind, read_body(body).await?).await,
+        (_, "scale") => return scale::serve(call, kind, sub, read_body(call, body).await?).await,
+        ("pods", "binding") => {
+            return binding::bind(call, kind, read_body(call, body).await?).await;
+        }
         ("pods", "eviction") => {
-            return eviction::evict(call, kind, sub, read_body(body).await?).await;
+            return eviction::evict(call, kind, sub, read_body(call, body).await?).await;
         }
         (_, "log" | "exec" | "attach" | "portforward" | "proxy") => {
             return proxy::serve(call, kind, body).await;

@@ -36,19 +36,6 @@ pub(super) fn question(
     let kind = |[group, version, kind]: [&str; 3]| json!({"group": group, "version": version, "kind": kind});
     let resource = |group: &str, version: &str, resource: &str| json!({"group": group, "version": version, "resource": resource});
     let [group, version, name] = &invocation.kind;
-    let mut user = json!({});
-    if !cx.user.name.is_empty() {
-        user["username"] = cx.user.name.as_str().into();
-    }
-    if !cx.user.uid.is_empty() {
-        user["uid"] = cx.user.uid.as_str().into();
-    }
-    if !cx.user.groups.is_empty() {
-        user["groups"] = json!(cx.user.groups);
-    }
-    if !cx.user.extra.is_empty() {
-        user["extra"] = json!(cx.user.extra);
-    }
     let mut request = json!({
         "uid": uid,
         "kind": kind([group, version, name]),
@@ -56,7 +43,7 @@ pub(super) fn question(
         "requestKind": kind([cx.kind_group, cx.kind_version, cx.kind]),
         "requestResource": resource(cx.group, cx.version, cx.resource),
         "operation": cx.operation.name(),
-        "userInfo": user,
+        "userInfo": cx.user.to_value(),
         "object": object,
         "oldObject": old,
         "dryRun": cx.dry_run,
