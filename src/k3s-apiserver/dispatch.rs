@@ -40,7 +40,9 @@ pub async fn dispatch(call: Call<'_>, body: Incoming) -> Result<Response<Body>, 
     }
     let info = &call.info;
     if kind.namespaced && info.namespace.is_empty() && !matches!(info.verb, "list" | "watch") {
-        return Err(Status::method_not_allowed());
+        // A collection takes a selector's name, no other path without a namespace has a name.
+        let named = !info.name.is_empty() && info.verb != "deletecollection";
+        return Err(if named { Status::no_resource() } else { Status::method_not_allowed() });
     }
     if !kind.namespaced && !info.namespace.is_empty() && info.resource != "namespaces" {
         return Err(Status::no_resource());
