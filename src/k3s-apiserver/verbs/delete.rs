@@ -4,6 +4,8 @@ use std::sync::Arc;
 
 use apimachinery::decode::FieldValidation;
 use bytes::Bytes;
+use futures::StreamExt;
+use futures::stream::FuturesUnordered;
 use http::{Response, StatusCode};
 use jiff::{SignedDuration, Timestamp};
 use serde_json::{Value, json};
@@ -27,6 +29,8 @@ use crate::registry::{Deletion, Object, returns_deleted};
 use crate::status::Status;
 use crate::storage::entry::Entry;
 
+/// Objects of a collection that are deleted at the same time.
+const AT_ONCE: usize = 32;
 /// Attempts against others who write at the same time.
 const ATTEMPTS: usize = 20;
 
@@ -94,17 +98,36 @@ pub async fn collection(
     let (options, sent) = options(call, &body)?;
     let store = call.server.storage.store(&kind.resource).ok_or_else(Status::no_resource)?;
     let page = list::page(call, &store, &list_options, &filter).await?;
-    let mut draft = draft(call, kind, &options)?;
-    draft.delete_options = sent;
-    for entry in &page.entries {
-        let result = delete_object(&mut draft, entry.name(), &options).await;
-        match result {
-            Err(status) if status.code != 404 => return Err(status),
-            _ => {}
+    // Several at a time: the store writes together what comes together.
+    let mut waiting = page.entries.iter();
+    let mut running = FuturesUnordered::new();
+    loop {
+        while running.len() < AT_ONCE
+            && let Some(entry) = waiting.next()
+        {
+            running.push(delete_listed(call, kind, entry.name(), &options, &sent));
+        }
+        match running.next().await {
+            None => break,
+            Some(Err(status)) if status.code != 404 => return Err(status),
+            Some(_) => {}
         }
     }
+    drop(running);
     let page = list::converted(call, kind, page).await?;
     Ok(list::render(call, kind, accept, page))
+}
+
+async fn delete_listed(
+    call: &Call<'_>,
+    kind: &Kind,
+    name: &str,
+    options: &DeleteOptions,
+    sent: &Option<Value>,
+) -> Result<Deleted, Status> {
+    let mut draft = draft(call, kind, options)?;
+    draft.delete_options.clone_from(sent);
+    delete_object(&mut draft, name, options).await
 }
 
 /// What is asked, and the body that says it.
