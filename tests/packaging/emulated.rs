@@ -100,6 +100,10 @@ impl Emulated {
         fs::write(root.join("etc/systemd/system.conf.d/slow.conf"), SLOW)?;
         fs::create_dir_all(root.join("etc/systemd/system/k3s-.service.d"))?;
         fs::write(root.join("etc/systemd/system/k3s-.service.d/90-slow.conf"), PATIENT)?;
+        // containerd feeds no watchdog.
+        let runtime = root.join("etc/systemd/system/k3s-containerd.service.d");
+        fs::create_dir_all(&runtime)?;
+        fs::write(runtime.join("90-slow.conf"), "[Service]\nWatchdogSec=0\n")?;
         fs::write(root.join("etc/hostname"), "vm\n")?;
         fs::write(root.join("etc/resolv.conf"), "nameserver 10.0.2.254\n")?;
         fs::write(root.join("etc/fstab"), "/dev/vda / ext4 defaults 0 1\n")?;
