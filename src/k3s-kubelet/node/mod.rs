@@ -193,15 +193,22 @@ impl NodeLoop {
             old,
             now,
         };
-        let want = status::status(&self.shared, view);
+        let mut want = status::status(&self.shared, view);
+        let have: Node = self.rest.get(&NODES, &self.key()).await?;
+        let have = have.status.unwrap_or_default();
+        status::adopt(&mut want, &have);
+        let withdrawn = status::withdrawn(&have);
         let fresh = self
             .written
             .as_ref()
             .is_some_and(|(old, at)| status::same(old, &want) && *at + STATUS_AGE_MAX > now);
-        if fresh {
+        if fresh && withdrawn.is_empty() {
             return Ok(());
         }
-        let patch = json!({"status": want});
+        let mut patch = json!({"status": want});
+        for name in withdrawn {
+            patch["status"]["allocatable"][name] = Value::Null;
+        }
         let _: Value =
             self.rest.patch(&NODES, &self.key(), "status", Patch::Strategic, &patch).await?;
         self.written = Some((want, now));

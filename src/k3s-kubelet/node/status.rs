@@ -207,6 +207,20 @@ fn condition(view: &View<'_>, type_: &str, on: bool, reason: &str, text: &str) -
     }
 }
 
+/// Makes what others advertise in the Node's capacity allocatable.
+pub(crate) fn adopt(want: &mut NodeStatus, have: &NodeStatus) {
+    let (Some(ours), Some(allocatable)) = (&want.capacity, &mut want.allocatable) else { return };
+    let foreign = have.capacity.iter().flatten().filter(|(name, _)| !ours.contains_key(*name));
+    allocatable.extend(foreign.map(|(name, amount)| (name.clone(), amount.clone())));
+}
+
+/// What is allocatable though nobody advertises it any more.
+pub(crate) fn withdrawn(have: &NodeStatus) -> Vec<String> {
+    let capacity = |name: &String| have.capacity.iter().any(|all| all.contains_key(name));
+    let names = have.allocatable.iter().flat_map(|all| all.keys());
+    names.filter(|name| !capacity(name)).cloned().collect()
+}
+
 /// Equal but for heartbeats.
 pub(crate) fn same(a: &NodeStatus, b: &NodeStatus) -> bool {
     let plain = |status: &NodeStatus| {
@@ -223,6 +237,28 @@ pub(crate) fn same(a: &NodeStatus, b: &NodeStatus) -> bool {
 mod tests {
     use super::*;
     use crate::cri::runtime::RuntimeCondition;
+
+    #[test]
+    fn what_others_advertise_is_allocatable() {
+        let status = |capacity: serde_json::Value, allocatable: serde_json::Value| {
+            let status = serde_json::json!({"capacity": capacity, "allocatable": allocatable});
+            serde_json::from_value::<NodeStatus>(status).unwrap()
+        };
+        let check = |have: serde_json::Value, expected: serde_json::Value| {
+            let own = serde_json::json!({"cpu": "2"});
+            let mut want = status(own.clone(), serde_json::json!({"cpu": "1"}));
+            adopt(&mut want, &status(have, serde_json::json!({})));
+            assert_eq!(want, status(own, expected));
+        };
+        check(serde_json::json!({"cpu": "9"}), serde_json::json!({"cpu": "1"}));
+        check(
+            serde_json::json!({"cpu": "9", "example.com/dongle": "3"}),
+            serde_json::json!({"cpu": "1", "example.com/dongle": "3"}),
+        );
+        let left = serde_json::json!({"cpu": "1", "example.com/dongle": "3"});
+        let have = status(serde_json::json!({"cpu": "2"}), left);
+        assert_eq!(withdrawn(&have), ["example.com/dongle"]);
+    }
 
     #[test]
     fn the_node_is_ready_when_runtime_and_network_are() {
