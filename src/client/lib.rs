@@ -24,7 +24,7 @@ pub use meta::{
 };
 pub use queue::WorkQueue;
 pub use reflector::{Event, Reflector, Selection};
-pub use resource::Resource;
+pub use resource::{Resource, escape};
 pub use rest::{Error, List, Patch, Preconditions, Propagation, Rest, describe};
 pub use rest::{is_already_exists, is_conflict, is_forbidden, is_gone, is_invalid};
 pub use rest::{is_namespace_terminating, is_not_found};

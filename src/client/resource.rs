@@ -81,7 +81,7 @@ impl Resource {
 }
 
 /// Percent-encodes everything but RFC 3986's unreserved characters.
-pub(crate) fn escape(text: &str) -> Cow<'_, str> {
+pub fn escape(text: &str) -> Cow<'_, str> {
     let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-._~".contains(&byte);
     if text.bytes().all(plain) {
         return Cow::Borrowed(text);

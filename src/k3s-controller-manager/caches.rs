@@ -11,6 +11,7 @@ use crate::controllers::{BootstrapToken, Quota, SigningRequest};
 use crate::types::{
     Partial,
     apps::{DaemonSet, Deployment, ReplicaSet, Revision, StatefulSet},
+    autoscaling::Autoscaler,
     batch::{CronJob, Job},
     coordination::Lease,
     core::{ConfigMap, Endpoints, Namespace, Node, Pod, ReplicationController, Service},
@@ -59,6 +60,12 @@ pub(crate) static VOLUMES: Resource =
     Resource::cluster("", "v1", "persistentvolumes", "PersistentVolume");
 pub(crate) static STORAGE_CLASSES: Resource =
     Resource::cluster("storage.k8s.io", "v1", "storageclasses", "StorageClass");
+pub(crate) static AUTOSCALERS: Resource = Resource::namespaced(
+    "autoscaling",
+    "v2",
+    "horizontalpodautoscalers",
+    "HorizontalPodAutoscaler",
+);
 pub(crate) static SIGNING_REQUESTS: Resource = Resource::cluster(
     "certificates.k8s.io",
     "v1",
@@ -117,6 +124,8 @@ pub(crate) struct Caches {
     pub service_accounts: Reflector<Partial>,
     /// Only the ConfigMaps named `kube-root-ca.crt`.
     pub root_cas: Reflector<ConfigMap>,
+    /// Only the ConfigMap `kube-public/cluster-info`.
+    pub cluster_info: Reflector<ConfigMap>,
     pub replica_sets: Reflector<ReplicaSet>,
     pub replica_sets_by_owner: Index,
     pub replication_controllers: Reflector<ReplicationController>,
@@ -128,6 +137,7 @@ pub(crate) struct Caches {
     pub jobs: Reflector<Job>,
     pub jobs_by_owner: Index,
     pub cron_jobs: Reflector<CronJob>,
+    pub autoscalers: Reflector<Autoscaler>,
     pub node_leases: Reflector<Lease>,
     pub budgets: Reflector<Budget>,
     pub cluster_roles: Reflector<ClusterRole>,
@@ -170,6 +180,15 @@ impl Caches {
             slices_by_service,
             service_accounts: named(client, &SERVICE_ACCOUNTS, "default"),
             root_cas: named(client, &CONFIG_MAPS, "kube-root-ca.crt"),
+            cluster_info: Reflector::selecting(
+                client.clone(),
+                CONFIG_MAPS.clone(),
+                Selection {
+                    namespace: "kube-public".into(),
+                    fields: "metadata.name=cluster-info".into(),
+                    ..Selection::default()
+                },
+            ),
             replica_sets,
             replica_sets_by_owner,
             replication_controllers: all(client, &REPLICATION_CONTROLLERS),
@@ -181,6 +200,7 @@ impl Caches {
             jobs,
             jobs_by_owner,
             cron_jobs: all(client, &CRON_JOBS),
+            autoscalers: all(client, &AUTOSCALERS),
             node_leases: Reflector::selecting(
                 client.clone(),
                 LEASES.clone(),
@@ -222,6 +242,7 @@ impl Caches {
             slices,
             service_accounts,
             root_cas,
+            cluster_info,
             replica_sets,
             replication_controllers,
             deployments,
@@ -230,6 +251,7 @@ impl Caches {
             revisions,
             jobs,
             cron_jobs,
+            autoscalers,
             node_leases,
             budgets,
             cluster_roles,
@@ -258,6 +280,7 @@ impl Caches {
             slices,
             service_accounts,
             root_cas,
+            cluster_info,
             replica_sets,
             replication_controllers,
             deployments,
@@ -266,6 +289,7 @@ impl Caches {
             revisions,
             jobs,
             cron_jobs,
+            autoscalers,
             node_leases,
             budgets,
             cluster_roles,

@@ -218,9 +218,9 @@ fn given_password(flag: &str, text: Option<&str>, file: Option<&Path>) -> Result
         (None, None) => return Ok(None),
     };
     let password = token::password(text.trim());
-    if password.is_empty() || password.contains([',', '\n']) {
+    if password.is_empty() || password.contains([',', '"', '\n']) {
         return Err(ConfigError(format!(
-            "--{flag}: the password must not be empty or contain a comma or a line break"
+            "--{flag}: the password must not be empty or contain a comma, a quote or a line break"
         ))
         .into());
     }

@@ -37,7 +37,7 @@ spec:
     )
 }
 
-fn get(what: &str, path: &str) -> Result<String> {
+pub(super) fn get(what: &str, path: &str) -> Result<String> {
     kubectl(&["get", what, "-o", &format!("jsonpath={{{path}}}")])
 }
 

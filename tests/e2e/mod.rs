@@ -15,6 +15,7 @@ mod custom;
 mod faults;
 mod kubectl;
 mod lifecycle;
+mod loops;
 mod mesh;
 mod refusals;
 mod restarts;
@@ -63,6 +64,7 @@ pub(crate) fn run(filter: &str) -> ExitCode {
                 .iter()
                 .chain(lifecycle::STEPS)
                 .chain(controllers::STEPS)
+                .chain(loops::STEPS)
                 .chain(clients::STEPS)
                 .chain(bus::STEPS)
                 .chain(restarts::STEPS)

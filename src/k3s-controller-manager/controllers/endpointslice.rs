@@ -16,7 +16,9 @@ use crate::{
     types::{
         IntOrString,
         core::{Node, Pod, Service, ServicePort},
-        discovery::{Endpoint, EndpointConditions, EndpointPort, EndpointSlice, TargetRef},
+        discovery::{
+            Endpoint, EndpointConditions, EndpointPort, EndpointSlice, Hint, Hints, TargetRef,
+        },
         selects,
     },
     workers,
@@ -233,6 +235,7 @@ fn endpoint(
         .as_deref()
         .and_then(node)
         .and_then(|node| node.metadata.labels.get("topology.kubernetes.io/zone").cloned());
+    let hints = hints(service, ready, node_name.as_deref(), zone.as_deref());
     let named = !pod.spec.hostname.is_empty() && pod.spec.subdomain == service.metadata.name;
     Endpoint {
         addresses: vec![address],
@@ -250,7 +253,22 @@ fn endpoint(
         }),
         node_name,
         zone,
+        hints,
     }
+}
+
+/// For whom an endpoint is, as the Service's `trafficDistribution` has it.
+fn hints(service: &Service, ready: bool, node: Option<&str>, zone: Option<&str>) -> Option<Hints> {
+    let distribution = service.spec.traffic_distribution.as_deref()?;
+    let same = |name: Option<&str>| -> Vec<Hint> {
+        name.map(|name| Hint { name: name.to_owned() }).into_iter().collect()
+    };
+    let hints = match distribution {
+        "PreferClose" | "PreferSameZone" => Hints { for_nodes: Vec::new(), for_zones: same(zone) },
+        "PreferSameNode" => Hints { for_nodes: same(node), for_zones: same(zone) },
+        _ => return None,
+    };
+    (ready && hints != Hints::default()).then_some(hints)
 }
 
 /// The smallest set of changes from the existing slices to the desired endpoints.
@@ -455,6 +473,24 @@ mod tests {
         let steps = plan(after, &[have]);
         let [Step::Update { endpoints, .. }] = &steps[..] else { panic!("{steps:?}") };
         assert!(endpoints.iter().all(|it| it.conditions.ready == Some(true)));
+    }
+
+    #[test]
+    fn hints_follow_the_traffic_distribution() {
+        let check = |distribution: Option<&str>, ready: bool, want: Option<(&[&str], &[&str])>| {
+            let mut service = service(IntOrString::Int(8080));
+            service.spec.traffic_distribution = distribution.map(str::to_owned);
+            let names = |hints: &[Hint]| hints.iter().map(|it| it.name.clone()).collect::<Vec<_>>();
+            let found = hints(&service, ready, Some("n"), Some("z"));
+            let found = found.map(|it| (names(&it.for_nodes), names(&it.for_zones)));
+            let own = |it: &[&str]| it.iter().map(|it| (*it).to_owned()).collect::<Vec<_>>();
+            assert_eq!(found, want.map(|(a, b)| (own(a), own(b))), "{distribution:?}");
+        };
+        check(None, true, None);
+        check(Some("PreferClose"), true, Some((&[], &["z"])));
+        check(Some("PreferSameZone"), true, Some((&[], &["z"])));
+        check(Some("PreferSameZone"), false, None);
+        check(Some("PreferSameNode"), true, Some((&["n"], &["z"])));
     }
 
     #[test]

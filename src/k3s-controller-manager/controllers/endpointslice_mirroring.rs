@@ -177,6 +177,7 @@ fn desired(subsets: &[Value]) -> BTreeMap<&'static str, Desired> {
                 target_ref: address.target_ref,
                 node_name: address.node_name,
                 zone: None,
+                hints: None,
             };
             let ports = subset.ports.clone();
             desired.entry(family).or_default().entry(ports).or_default().push(endpoint);

@@ -1,6 +1,7 @@
 //! The table of controllers, in upstream's names.
 
 mod addon;
+mod bootstrap_signer;
 mod certificates;
 mod clusterrole_aggregation;
 mod cronjob;
@@ -13,6 +14,7 @@ mod endpointslice;
 mod endpointslice_mirroring;
 mod ephemeral_volume;
 mod garbagecollector;
+mod horizontalpodautoscaler;
 mod job;
 mod local_path;
 mod namespace;
@@ -64,6 +66,10 @@ pub(crate) static CONTROLLERS: &[Controller] = &[
     Controller { name: "daemonset-controller", start: daemonset::start },
     Controller { name: "statefulset-controller", start: statefulset::start },
     Controller { name: "cronjob-controller", start: cronjob::start },
+    Controller {
+        name: "horizontal-pod-autoscaler-controller",
+        start: horizontalpodautoscaler::start,
+    },
     Controller { name: "disruption-controller", start: disruption::start },
     Controller { name: "resourcequota-controller", start: resourcequota::start },
     Controller {
@@ -89,6 +95,7 @@ pub(crate) static CONTROLLERS: &[Controller] = &[
     },
     Controller { name: "ephemeral-volume-controller", start: ephemeral_volume::start },
     Controller { name: "ttl-controller", start: node_ttl::start },
+    Controller { name: "bootstrap-signer-controller", start: bootstrap_signer::start },
     Controller { name: "token-cleaner-controller", start: token_cleaner::start },
     Controller { name: "servicelb-controller", start: servicelb::start },
     Controller { name: "cluster-dns-controller", start: dns::start },

@@ -21,7 +21,7 @@ const NAME: &str = "token-cleaner-controller";
 pub(crate) struct BootstrapToken {
     pub metadata: Meta,
     #[serde(deserialize_with = "null_default")]
-    data: Labels,
+    pub data: Labels,
 }
 
 impl HasMeta for BootstrapToken {

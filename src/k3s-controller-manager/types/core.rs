@@ -106,6 +106,7 @@ pub(crate) struct Taint {
 pub(crate) struct PodStatus {
     pub phase: String,
     pub reason: String,
+    pub start_time: Option<Time>,
     #[serde(deserialize_with = "null_default")]
     pub conditions: Vec<Condition>,
     #[serde(rename = "podIP")]
@@ -293,6 +294,7 @@ pub(crate) struct ServiceSpec {
     pub allocate_load_balancer_node_ports: Option<bool>,
     pub load_balancer_class: Option<String>,
     pub external_traffic_policy: String,
+    pub traffic_distribution: Option<String>,
 }
 
 #[derive(Clone, Debug, Default, Deserialize)]

@@ -4,6 +4,7 @@
 //! Pod templates and other large parts are carried as raw JSON and parsed when they are used.
 
 pub(crate) mod apps;
+pub(crate) mod autoscaling;
 pub(crate) mod batch;
 pub(crate) mod coordination;
 pub(crate) mod core;
