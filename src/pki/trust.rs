@@ -17,6 +17,7 @@ use rustls::{OtherError, SignatureScheme};
 use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
 
+use crate::anyone::anyone;
 use crate::tls::{self, Pair, provider};
 
 /// Where distributions keep what they trust, as Go looks for it.
@@ -43,7 +44,7 @@ pub enum Trust {
 /// A client's configuration; who the client is follows its files.
 pub fn client_config(trust: &Trust, identity: Option<&Pair>) -> Result<ClientConfig> {
     let verifier: Arc<dyn ServerCertVerifier> = match trust {
-        Trust::Anyone => Arc::new(Anyone(provider())),
+        Trust::Anyone => anyone(),
         Trust::System => {
             let found = SYSTEM.iter().map(Path::new).find(|path| path.exists());
             let all = found.map(tls::certificates).transpose()?;
@@ -145,45 +146,6 @@ fn is_about_use(err: &Error) -> bool {
         return false;
     };
     why.to_string().contains("CaUsedAsEndEntity")
-}
-
-/// Believes anybody, and still wants the handshake to be signed by the certificate's key.
-#[derive(Debug)]
-struct Anyone(Arc<CryptoProvider>);
-
-impl ServerCertVerifier for Anyone {
-    fn verify_server_cert(
-        &self,
-        _: &CertificateDer<'_>,
-        _: &[CertificateDer<'_>],
-        _: &ServerName<'_>,
-        _: &[u8],
-        _: UnixTime,
-    ) -> Result<ServerCertVerified, Error> {
-        Ok(ServerCertVerified::assertion())
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        message: &[u8],
-        cert: &CertificateDer<'_>,
-        signed: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, Error> {
-        verify_tls12_signature(message, cert, signed, &self.0.signature_verification_algorithms)
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        cert: &CertificateDer<'_>,
-        signed: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, Error> {
-        verify_tls13_signature(message, cert, signed, &self.0.signature_verification_algorithms)
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.0.signature_verification_algorithms.supported_schemes()
-    }
 }
 
 #[cfg(test)]
