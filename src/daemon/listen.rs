@@ -149,6 +149,11 @@ pub(crate) fn pass<'a>(
         names.push(name);
         fds.push(socket.try_clone()?.into_fd());
     }
+    if names.is_empty() {
+        // An empty list of names would be read as one name.
+        command.env_remove("LISTEN_FDS").env_remove("LISTEN_FDNAMES");
+        return Ok(());
+    }
     command.env("LISTEN_FDS", names.len().to_string()).env("LISTEN_FDNAMES", names.join(":"));
     sys::pass_fds(command, fds);
     Ok(())

@@ -403,8 +403,8 @@ pub(crate) fn patch(uid: &str, have: &PodStatus, want: &PodStatus) -> Option<Val
     for key in OWNED {
         match (have.get(key), want.get(key)) {
             (a, b) if a == b => {}
-            (_, Some(value)) => {
-                out.insert((*key).to_owned(), value.clone());
+            (before, Some(value)) => {
+                out.insert((*key).to_owned(), without_old_addresses(key, before, value));
             }
             (_, None) => {
                 out.insert((*key).to_owned(), Value::Null);
@@ -423,6 +423,19 @@ pub(crate) fn patch(uid: &str, have: &PodStatus, want: &PodStatus) -> Option<Val
         out.insert("conditions".to_owned(), Value::Array(changed));
     }
     (!out.is_empty()).then(|| json!({"metadata": {"uid": uid}, "status": out}))
+}
+
+/// Lists of addresses are merged by address: what is no longer there must be said.
+fn without_old_addresses(key: &str, before: Option<&Value>, want: &Value) -> Value {
+    let mut out = want.clone();
+    if let (true, Some(list), Some(before)) =
+        (key.ends_with("IPs"), out.as_array_mut(), before.and_then(Value::as_array))
+    {
+        let kept: Vec<Value> = list.iter().map(|item| item["ip"].clone()).collect();
+        let gone = before.iter().map(|item| &item["ip"]).filter(|ip| !kept.contains(ip));
+        list.extend(gone.map(|ip| json!({"$patch": "delete", "ip": ip})));
+    }
+    out
 }
 
 fn by_type(status: &Value) -> BTreeMap<String, &Value> {

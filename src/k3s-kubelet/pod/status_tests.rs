@@ -130,3 +130,14 @@ fn the_patch_holds_only_what_changed() {
     }});
     assert_eq!(patch("u", &have, &want), Some(expected));
 }
+
+#[test]
+fn an_address_that_is_gone_is_taken_away() {
+    let status = |ip: &str| -> PodStatus {
+        serde_json::from_value(json!({"podIP": ip, "podIPs": [{"ip": ip}]})).unwrap()
+    };
+    let expected = json!({"metadata": {"uid": "u"}, "status": {
+        "podIP": "new", "podIPs": [{"ip": "new"}, {"$patch": "delete", "ip": "old"}]
+    }});
+    assert_eq!(patch("u", &status("old"), &status("new")), Some(expected));
+}
