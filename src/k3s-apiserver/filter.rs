@@ -156,9 +156,11 @@ async fn admitted(
     accept: Accept,
     body: Incoming,
 ) -> Result<Response<Body>, Status> {
-    let name = user.name.clone();
+    let asked = record.as_ref().map(|record| (record, user.name.clone()));
     let user = auth::impersonate(server, user, &parts, &info).await?;
-    if let Some(record) = record.as_ref().filter(|_| user.name != name) {
+    if let Some((record, name)) = asked
+        && user.name != name
+    {
         record.impersonated(&user);
     }
     let admitted = match server.flow_control.admit(&user, &info).await {

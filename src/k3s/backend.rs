@@ -5,8 +5,10 @@
 use std::path::Path;
 
 use anyhow::Result;
+use daemon::Context;
 use daemon::supervise::{State, Supervisor, Unit};
 use tokio::sync::watch;
+use tokio::task::JoinSet;
 use tracing::{error, info, warn};
 
 use crate::settings::{Paths, RUN_DIR};
@@ -55,10 +57,33 @@ impl Backend {
         self.states().iter().find(|(have, _)| have == name).map(|(_, state)| state.clone())
     }
 
+    /// Keeps the units and the role's tasks going until the stop, or until one of them cannot; a
+    /// reload has the units run as `plan` says then. Pods outlive it.
+    pub(crate) async fn serve(
+        mut self,
+        cx: &Context,
+        mut tasks: JoinSet<Result<()>>,
+        plan: impl Fn() -> Result<Vec<Unit>>,
+    ) -> Result<()> {
+        let mut reload = cx.reload();
+        let ended = loop {
+            tokio::select! {
+                err = self.refused() => break Err(err),
+                err = failed(&mut tasks) => break Err(err),
+                () = cx.stop.cancelled() => break Ok(()),
+                Ok(()) = reload.changed() => self.reload(plan()).await,
+            }
+        };
+        info!("Stopping, pods keep running");
+        self.stop(ended.is_err()).await?;
+        tasks.shutdown().await;
+        ended
+    }
+
     /// Has units run as the configuration says that was read again. Units and sockets that were
     /// not there at the start are left to the next one; a configuration that cannot be used changes
     /// nothing.
-    pub(crate) async fn reload(&self, units: Result<Vec<Unit>>) {
+    async fn reload(&self, units: Result<Vec<Unit>>) {
         let applied = async {
             let units = units?;
             match self {
@@ -76,7 +101,7 @@ impl Backend {
     }
 
     /// Waits until a unit refuses its configuration.
-    pub(crate) async fn refused(&mut self) -> anyhow::Error {
+    async fn refused(&mut self) -> anyhow::Error {
         match self {
             Self::Own(supervisor) => supervisor.refused().await,
             Self::Systemd(systemd) => systemd.refused().await,
@@ -84,13 +109,25 @@ impl Backend {
     }
 
     /// Ends the units; `refused` when that is because one of them cannot run.
-    pub(crate) async fn stop(self, refused: bool) -> Result<()> {
+    async fn stop(self, refused: bool) -> Result<()> {
         match self {
             Self::Own(supervisor) => {
                 supervisor.stop().await;
                 Ok(())
             }
             Self::Systemd(systemd) => systemd.stop(refused).await,
+        }
+    }
+}
+
+/// The first background task that fails; a task that ends well is no event.
+async fn failed(tasks: &mut JoinSet<Result<()>>) -> anyhow::Error {
+    loop {
+        match tasks.join_next().await {
+            Some(Ok(Ok(()))) => (),
+            Some(Ok(Err(err))) => return err,
+            Some(Err(err)) => return err.into(),
+            None => std::future::pending().await,
         }
     }
 }

@@ -81,25 +81,13 @@ pub(crate) async fn run(cx: Context, server: Server, again: Again) -> Result<()>
     });
     let (api, kubelet) = (backend.state("k3s-apiserver"), backend.state("k3s-kubelet"));
     tasks.spawn(announce(cx.clone(), api, kubelet, server.clone()));
-    let mut reload = cx.reload();
-    let refused = loop {
-        tokio::select! {
-            err = backend.refused() => break Err(err),
-            err = failed(&mut tasks) => break Err(err),
-            () = cx.stop.cancelled() => break Ok(()),
-            Ok(()) = reload.changed() => {
-                let units = again().and_then(|new| {
-                    warn_of_rest(&server, &new);
-                    plan(&new, &runtime, &bus, images.clone())
-                });
-                backend.reload(units).await;
-            }
-        }
-    };
-    info!("Stopping, pods keep running");
-    backend.stop(refused.is_err()).await?;
-    tasks.shutdown().await;
-    refused
+    backend
+        .serve(&cx, tasks, || {
+            let new = again()?;
+            warn_of_rest(&server, &new);
+            plan(&new, &runtime, &bus, images.clone())
+        })
+        .await
 }
 
 /// The units of the role.
@@ -137,18 +125,6 @@ async fn renew(stop: CancellationToken, server: Server) -> Result<()> {
     let leafs = trust::leafs(&server);
     let again = || async { trust::renew(&server, Timestamp::now().as_second()) };
     renewal::keep(stop, folders, leafs, again).await
-}
-
-/// The first background task that fails; a task that ends well is no event.
-pub(crate) async fn failed(tasks: &mut JoinSet<Result<()>>) -> anyhow::Error {
-    loop {
-        match tasks.join_next().await {
-            Some(Ok(Ok(()))) => (),
-            Some(Ok(Err(err))) => return err,
-            Some(Err(err)) => return err.into(),
-            None => std::future::pending().await,
-        }
-    }
 }
 
 /// Says when the API answers and when the node is up.

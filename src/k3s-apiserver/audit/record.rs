@@ -21,6 +21,8 @@ use crate::user::UserInfo;
 use crate::verbs::object::from_protobuf;
 
 const ID: HeaderName = HeaderName::from_static("audit-id");
+/// The longest answer that is read only to see whether it is a Status.
+const STATUS_MAX: usize = 16 << 10;
 const FORWARDED: &str = "x-forwarded-for";
 
 /// What is known of a request so far.
@@ -124,12 +126,13 @@ impl Record {
         let code = response.status().as_u16();
         let kind = response.headers().get(CONTENT_TYPE).and_then(|kind| kind.to_str().ok());
         let kind = kind.unwrap_or_default();
-        let object: Option<Value> = response.body().bytes().and_then(|bytes| {
-            match kind.starts_with("application/vnd.kubernetes.protobuf") {
+        let whole = self.decision.level == Level::RequestResponse;
+        let bytes = response.body().bytes().filter(|bytes| whole || bytes.len() <= STATUS_MAX);
+        let object: Option<Value> =
+            bytes.and_then(|bytes| match kind.starts_with("application/vnd.kubernetes.protobuf") {
                 true => from_protobuf(&bytes),
                 false => serde_json::from_slice(&bytes).ok(),
-            }
-        });
+            });
         self.event()["responseStatus"] = event::status(code, object.as_ref());
         let streams = matches!(response.body(), Body::Pieces(_));
         if streams && (info.verb == "watch" || !info.subresource.is_empty()) {
@@ -143,7 +146,7 @@ impl Record {
                 whole => whole,
             });
         }
-        let shown = object.filter(|_| self.decision.level == Level::RequestResponse);
+        let shown = object.filter(|_| whole);
         self.write("ResponseComplete", shown);
         response
     }

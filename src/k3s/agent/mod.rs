@@ -28,7 +28,7 @@ use crate::backend::{self, Backend};
 use crate::bus::{self, Bus};
 use crate::control::Control;
 use crate::runtime::{self, Runtime};
-use crate::server::{failed, lock};
+use crate::server::lock;
 use crate::settings::{Agent, Node};
 use crate::units::Units;
 use crate::{renewal, replace, role, trust};
@@ -81,26 +81,13 @@ pub(crate) async fn run(cx: Context, agent: Agent, again: Again) -> Result<()> {
     tasks.spawn(runtime::keep_images(stop, paths, runtime.clone(), answers, imported));
     tasks.spawn(renew(cx.stop.clone(), agent.clone(), servers));
     tasks.spawn(announce(cx.clone(), node));
-    let mut reload = cx.reload();
-    let ended = loop {
-        tokio::select! {
-            err = backend.refused() => break Err(err),
-            err = failed(&mut tasks) => break Err(err),
-            () = cx.stop.cancelled() => break Ok(()),
-            Ok(()) = reload.changed() => {
-                let units = again().and_then(|new| {
-                    warn_of_rest(&agent, &new);
-                    let node = new.node(&joined.control)?;
-                    plan(&node, &runtime, &bus, &joined.control, images.clone())
-                });
-                backend.reload(units).await;
-            }
-        }
-    };
-    info!("Stopping, pods keep running");
-    backend.stop(ended.is_err()).await?;
-    tasks.shutdown().await;
-    ended
+    backend
+        .serve(&cx, tasks, || {
+            let new = again()?;
+            warn_of_rest(&agent, &new);
+            plan(&new.node(&joined.control)?, &runtime, &bus, &joined.control, images.clone())
+        })
+        .await
 }
 
 /// The units of the role.
