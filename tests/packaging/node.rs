@@ -44,6 +44,20 @@ pub(super) fn install(machine: &Machine, packages: &[&str], revision: &str) -> R
     machine.run(&args.iter().map(String::as_str).collect::<Vec<_>>()).map(drop)
 }
 
+/// Upgrades from files: every component is another process afterwards, the pod is not.
+pub(super) fn upgrade(
+    machine: &Machine,
+    packages: &[&str],
+    revision: &str,
+    container: &str,
+) -> Result<()> {
+    let old_processes = processes(machine)?;
+    install(machine, packages, revision)?;
+    replaced(machine, &old_processes)?;
+    same(machine, container)?;
+    verified(machine, packages)
+}
+
 /// dpkg finds every file as it was packed.
 pub(super) fn verified(machine: &Machine, packages: &[&str]) -> Result<()> {
     let wrong = machine.shell(&format!("dpkg --verify {}; true", packages.join(" ")))?;

@@ -10,7 +10,7 @@ use super::inventory::{difference, take};
 use super::machine::Machine;
 use super::node::{
     equip, image, install, kept, processes, ready, replaced, running, same, start_pod, stopped,
-    verified,
+    upgrade, verified,
 };
 use super::{Report, base};
 
@@ -68,11 +68,7 @@ fn live(report: &mut Report, machine: &mut Machine) -> Result<()> {
     })?;
     report.step("the log is rotated while it is written", || logs(machine))?;
     report.step("an upgrade restarts every component and no pod", || {
-        let old_processes = processes(machine)?;
-        install(machine, SERVER, new)?;
-        replaced(machine, &old_processes)?;
-        same(machine, &container)?;
-        verified(machine, SERVER)
+        upgrade(machine, SERVER, new, &container)
     })?;
     report.step("a reboot ends pods in order and brings everything back", || {
         machine.reboot()?;

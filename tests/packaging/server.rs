@@ -8,8 +8,7 @@ use super::init::Init;
 use super::inventory::{difference, take};
 use super::machine::Machine;
 use super::node::{
-    equip, image, install, kept, processes, ready, replaced, running, same, start_pod, stopped,
-    verified,
+    equip, image, install, kept, ready, running, same, start_pod, stopped, upgrade, verified,
 };
 use super::{Report, base};
 
@@ -48,11 +47,7 @@ fn live(report: &mut Report, machine: &mut Machine) -> Result<()> {
         same(machine, &container)
     })?;
     report.step("an upgrade restarts every component and no pod", || {
-        let old_processes = processes(machine)?;
-        install(machine, SERVER, new)?;
-        replaced(machine, &old_processes)?;
-        same(machine, &container)?;
-        verified(machine, SERVER)
+        upgrade(machine, SERVER, new, &container)
     })?;
     report.step("a reboot brings everything back", || {
         machine.reboot()?;
