@@ -1,14 +1,13 @@
 //! What goes on by itself: autoscaling, surges, claims that come and go with their pod, addresses of
 //! load balancers, and silence while nothing changes.
 
-use std::{
-    process::Command,
-    time::{Duration, Instant},
-};
+use std::process::Command;
+use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
 
-use super::{Step, controllers::get};
+use super::Step;
+use super::controllers::get;
 use crate::cluster::{Cluster, IMAGE, PATIENCE, apply, kubectl, kubectl_fails, run};
 
 pub(super) const STEPS: &[Step] = &[

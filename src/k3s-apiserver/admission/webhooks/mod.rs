@@ -79,10 +79,10 @@ pub(super) async fn mutate(
         rounds.all_due();
     }
     for (at, hook) in hooks.iter().enumerate() {
-        let Some(asked) = invocation(cx, hook, object.as_deref(), old)? else { continue };
         if rounds.second && !rounds.due.contains(&hook.id) {
             continue;
         }
+        let Some(asked) = invocation(cx, hook, object.as_deref(), old)? else { continue };
         let place = format!("round_{round}_index_{at}");
         let called = ask(cx, hook, Phase::Mutating, &asked, object.as_deref(), old).await;
         let outcome = match called {
@@ -112,7 +112,9 @@ pub(super) async fn mutate(
             }
         }
     }
-    rounds.last = object.as_deref().cloned();
+    if !rounds.second {
+        rounds.last = object.as_deref().cloned();
+    }
     Ok(())
 }
 
