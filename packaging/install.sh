@@ -43,10 +43,21 @@ else die "neither systemd nor OpenRC is here"; fi
 command -v dpkg-query >/dev/null && [ "$(dpkg-query -W -f '${db:Status-Status}' k3s 2>/dev/null)" = installed ] && die "k3s is installed as a package; upgrade that, or remove it first"
 command -v rpm >/dev/null && rpm -q k3s >/dev/null 2>&1 && die "k3s is installed as a package; upgrade that, or remove it first"
 
-# Which role, and its further flags.
+# Which role, and its further flags: the words of INSTALL_K3S_EXEC, in which quotes are a shell's and
+# nothing is expanded, and then the arguments.
 role=${INSTALL_K3S_TYPE:-}
-# shellcheck disable=SC2086
-set -- ${INSTALL_K3S_EXEC:-} "$@"
+words=$(printf '%s\n' "${INSTALL_K3S_EXEC:-}" | xargs -r -n 1 printf '%s\n' 2>/dev/null) || die "INSTALL_K3S_EXEC has a quote that does not end: $INSTALL_K3S_EXEC"
+arguments=$#
+while IFS= read -r word; do
+    [ -z "$word" ] || set -- "$@" "$word"
+done <<END
+$words
+END
+while [ "$arguments" -gt 0 ]; do
+    set -- "$@" "$1"
+    shift
+    arguments=$((arguments - 1))
+done
 case ${1:-} in server | agent) role=$1; shift ;; esac
 [ -n "$role" ] || { if [ -n "${K3S_URL:-}" ]; then role=agent; else role=server; fi; }
 case $role in server | agent) ;; *) die "INSTALL_K3S_TYPE is server or agent, not $role" ;; esac
@@ -198,6 +209,8 @@ start() {
             *) restart_components && systemctl reload "$service.service" ;;
         esac fi
     else
+        # The message bus reads our policy.
+        [ ! -d /run/openrc ] || rc-service --quiet --ifstarted dbus reload || true
         [ "${INSTALL_K3S_SKIP_ENABLE:-}" != true ] || return 0
         rc-update --quiet add "$service" default
         [ "${INSTALL_K3S_SKIP_START:-}" != true ] || return 0

@@ -1,4 +1,4 @@
-//! `install.sh`: a server under systemd from the download to new flags, files of an agent under OpenRC.
+//! `install.sh`: a server under systemd and an agent under OpenRC, from the download to the uninstallation.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
@@ -10,13 +10,16 @@ use anyhow::{Context, Result, ensure};
 use super::init::Init;
 use super::inventory::{difference, take};
 use super::machine::Machine;
-use super::node::{equip, image, processes, ready, replaced, same, start_pod};
-use super::{Report, base};
+use super::node::{equip, image, kept, processes, ready, replaced, same, start_pod, stopped};
+use super::{Report, agent, base};
 use crate::cluster::run as run_command;
 
 const URL: &str = "https://10.88.0.254:8443";
 /// Has signs that mean something to a shell, to systemd, or to both.
 const TOKEN: &str = "K3S_TOKEN=se$HOME`cret%n";
+/// What install.sh installs for k3s and leaves to its owner.
+const DEPENDS: &str =
+    "apt-get -qy purge containerd runc nftables procps && apt-get -qy autoremove --purge";
 
 pub(crate) fn run(report: &mut Report) -> Result<()> {
     let _download = Download::new()?;
@@ -99,6 +102,39 @@ fn live(report: &mut Report, server: &Machine, agent: &Machine) -> Result<()> {
         let mode = fs::metadata(agent.root.join(file))?.permissions().mode() & 0o777;
         ensure!(mode == 0o600, "{file} has mode {mode:o}");
         Ok(())
+    })?;
+    image(agent)?;
+    report.step("K3S_URL and K3S_TOKEN make an agent under OpenRC join", || {
+        let exec = "INSTALL_K3S_EXEC=--node-label 'color=green' --kubelet-arg=max-pods=42";
+        install(agent, URL, &[TOKEN, "K3S_URL=https://10.88.0.1:6443", exec])?;
+        ensure!(agent.shell("rc-update show default")?.contains("k3s-agent"));
+        server.wait("the agent", 60, &mut || {
+            let path = "jsonpath={.metadata.labels.color} {.status.capacity.pods}";
+            Ok(server.kubectl(&["get", "node", "agent", "-o", path])? == "green 42")
+        })?;
+        ready(server)?;
+        agent::far(server)
+    })?;
+    report.step("k3s-killall.sh stops all of the agent, and it starts again", || {
+        agent.run(&["k3s-killall.sh"])?;
+        stopped(&agent_before, &take(agent)?)?;
+        agent.run(&["rc-service", "k3s-agent", "start"])?;
+        agent::far(server)
+    })?;
+    report.step("k3s-agent-uninstall.sh leaves nothing", || {
+        agent.run(&["k3s-agent-uninstall.sh"])?;
+        agent.shell(DEPENDS)?;
+        unchanged(agent, &agent_before)
+    })?;
+    report.step("k3s-killall.sh stops all of the server and keeps data", || {
+        server.run(&["k3s-killall.sh"])?;
+        stopped(&server_before, &take(server)?)?;
+        kept(server)
+    })?;
+    report.step("k3s-uninstall.sh leaves nothing", || {
+        server.run(&["k3s-uninstall.sh"])?;
+        server.shell(DEPENDS)?;
+        unchanged(server, &server_before)
     })
 }
 
