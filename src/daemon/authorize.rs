@@ -51,6 +51,6 @@ pub async fn authorize(bus: &Connection, call: &Header<'_>, action: &str) -> fdo
     match asked {
         Ok((true, ..)) => Ok(()),
         Ok(_) => Err(denied("polkit does not allow it")),
-        Err(_) => Err(denied("only root may, as polkit does not run")),
+        Err(err) => Err(denied(&format!("only root may, as polkit did not answer: {err}"))),
     }
 }

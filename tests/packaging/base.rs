@@ -17,7 +17,7 @@ use crate::cluster::run;
 /// What a fresh Debian has, as far as it matters here.
 const INCLUDED: &str = "systemd-sysv,dbus,iproute2,ca-certificates,curl";
 /// What the packages pull in, and what tests install: downloaded, not installed.
-const CACHED: &[&str] = &["containerd", "runc", "nftables", "dbus", "procps", "rpm"];
+const CACHED: &[&str] = &["containerd", "runc", "nftables", "dbus", "procps", "rpm", "polkitd"];
 /// What makes OpenRC of systemd, and what takes the place of systemd's journal and timers.
 const OPENRC: &[&str] =
     &["openrc", "sysvinit-core", "systemd-sysv-", "systemd-", "cron", "logrotate"];

@@ -14,6 +14,7 @@ mod inventory;
 mod machine;
 mod node;
 mod openrc;
+mod operation;
 mod publish;
 mod rpm;
 mod server;

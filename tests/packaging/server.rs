@@ -10,7 +10,7 @@ use super::machine::Machine;
 use super::node::{
     equip, image, install, kept, ready, running, same, start_pod, stopped, upgrade, verified,
 };
-use super::{Report, base};
+use super::{Report, base, operation};
 
 const SERVER: &[&str] = &["k3s", "k3s-server"];
 
@@ -23,6 +23,7 @@ pub(crate) fn run(report: &mut Report) -> Result<()> {
 
 fn live(report: &mut Report, machine: &mut Machine) -> Result<()> {
     let [old, new] = base::REVISIONS;
+    operation::prepare(machine)?;
     let before = take(machine)?;
     report.step("apt installs the packages with what they depend on", || {
         install(machine, SERVER, old)
@@ -46,6 +47,7 @@ fn live(report: &mut Report, machine: &mut Machine) -> Result<()> {
         machine.run(&["systemctl", "restart", "k3s-kubelet"])?;
         same(machine, &container)
     })?;
+    operation::run(report, machine)?;
     report.step("an upgrade restarts every component and no pod", || {
         upgrade(machine, SERVER, new, &container)
     })?;
