@@ -5,6 +5,7 @@
 //! of the host's.
 
 use std::fs::{self, File};
+use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
@@ -24,6 +25,7 @@ const BOOT: Duration = Duration::from_secs(120);
 pub(crate) struct Machine {
     pub(crate) name: &'static str,
     pub(crate) root: PathBuf,
+    pub(crate) address: Ipv4Addr,
     pub(crate) init: Init,
     nspawn: Option<Child>,
     leader: u32,
@@ -38,11 +40,11 @@ impl Machine {
             fs::remove_dir_all(&root)?;
         }
         run(Command::new("cp").args(["-a", "--reflink=auto"]).arg(base::root(init)).arg(&root))?;
-        let address = format!("10.88.0.{number}");
+        let address = Ipv4Addr::new(10, 88, 0, number);
         fs::write(root.join("etc/hostname"), format!("{name}\n"))?;
         fs::write(root.join("etc/resolv.conf"), "nameserver 10.88.0.254\n")?;
-        init.set_up(&root, &address)?;
-        let mut machine = Self { name, root, init, nspawn: None, leader: 0 };
+        init.set_up(&root, &address.to_string())?;
+        let mut machine = Self { name, root, address, init, nspawn: None, leader: 0 };
         machine.boot()?;
         Ok(machine)
     }
@@ -80,9 +82,6 @@ impl Machine {
             for group in self.cgroups() {
                 let controller = group.parent().and_then(Path::file_name).unwrap_or_default();
                 let controller = controller.to_string_lossy();
-                if controller == "unified" {
-                    continue;
-                }
                 fs::create_dir_all(&group)?;
                 for file in ["cpuset.cpus", "cpuset.mems"] {
                     let parent = Path::new(CGROUPS).join(&*controller).join(file);
@@ -91,8 +90,8 @@ impl Machine {
                     }
                 }
                 join += &format!("echo $$ >{}/cgroup.procs && ", group.display());
-                // systemd's own hierarchy nspawn mounts, from where it is itself.
-                if controller != "systemd" {
+                // systemd's own hierarchy nspawn mounts, from where it is itself in the unified one.
+                if !matches!(&*controller, "systemd" | "unified") {
                     command.arg(format!("--bind={}:{CGROUPS}/{controller}", group.display()));
                 }
             }
