@@ -6,7 +6,7 @@
 
 use crate::element::{Family, Found, Slot};
 use crate::plan::Plan;
-use crate::shape::Target;
+use crate::shape::{Shape, Sources, Target};
 use client::Key;
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -24,6 +24,7 @@ pub struct Claims {
     effective: BTreeMap<Slot, Found>,
     /// How many plans lead to each target.
     targets: BTreeMap<(Family, Target), usize>,
+    sources: BTreeMap<(Family, Sources), usize>,
 }
 
 /// Old and new value of one element.
@@ -39,14 +40,8 @@ impl Claims {
     pub fn set(&mut self, owner: Owner, plan: Plan) -> Vec<Difference> {
         let mut touched = BTreeSet::new();
         if let Some(old) = self.plans.remove(&owner) {
-            for target in &old.targets {
-                if let Some(count) = self.targets.get_mut(target) {
-                    *count -= 1;
-                    if *count == 0 {
-                        self.targets.remove(target);
-                    }
-                }
-            }
+            old.targets.iter().for_each(|target| leave(&mut self.targets, target));
+            old.sources.iter().for_each(|sources| leave(&mut self.sources, sources));
             for slot in old.elements.into_keys() {
                 if let Some(claims) = self.wanted.get_mut(&slot) {
                     claims.remove(&owner);
@@ -61,6 +56,9 @@ impl Claims {
         }
         for target in &plan.targets {
             *self.targets.entry(*target).or_default() += 1;
+        }
+        for sources in &plan.sources {
+            *self.sources.entry(sources.clone()).or_default() += 1;
         }
         if plan != Plan::default() {
             self.plans.insert(owner, plan);
@@ -97,8 +95,23 @@ impl Claims {
         &self.effective
     }
 
-    pub fn targets(&self, family: Family) -> BTreeSet<Target> {
-        let ours = self.targets.keys().filter(|(of, _)| *of == family);
-        ours.map(|(_, target)| *target).collect()
+    /// The chains that a table needs for all of it.
+    pub fn shape(&self, family: Family) -> Shape {
+        let targets = self.targets.keys().filter(|(of, _)| *of == family);
+        let sources = self.sources.keys().filter(|(of, _)| *of == family);
+        Shape {
+            sources: sources.map(|(_, sources)| sources.clone()).collect(),
+            ..Shape::of(targets.map(|(_, target)| *target))
+        }
+    }
+}
+
+/// One plan less leads there.
+fn leave<T: Ord>(counts: &mut BTreeMap<T, usize>, to: &T) {
+    if let Some(count) = counts.get_mut(to) {
+        *count -= 1;
+        if *count == 0 {
+            counts.remove(to);
+        }
     }
 }

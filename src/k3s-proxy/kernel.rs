@@ -50,7 +50,7 @@ impl Kernel {
 
     async fn replace_family(&mut self, claims: &Claims, family: Family) -> Result<()> {
         let mut shape = Shape::initial();
-        shape.add(Shape::of(claims.targets(family)));
+        shape.add(claims.shape(family));
         let ruleset = Script::new(family, &self.settings);
         let text = ruleset.replace(&shape, claims.effective());
         self.known.entry(family).or_default().shape = None;
@@ -87,7 +87,7 @@ impl Kernel {
         let Some(shape) = known.shape.as_mut() else {
             return self.replace_family(claims, family).await;
         };
-        let missing = shape.missing(&Shape::of(claims.targets(family)));
+        let missing = shape.missing(&claims.shape(family));
         if !missing.is_empty() {
             let text = Script::new(family, &self.settings).extend(&missing);
             nft::apply_script(&text).await.context("adding chains")?;

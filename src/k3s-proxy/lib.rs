@@ -16,11 +16,12 @@ pub mod table;
 
 use crate::claims::{Claims, Owner};
 use crate::kernel::Kernel;
-use crate::objects::{EndpointSlice, PODS, Pod, SERVICES, SLICES, Service};
+use crate::objects::{EndpointSlice, NODES, PODS, Pod, SERVICES, SLICES, Service};
+use crate::plan::Place;
 use crate::service::{Dirty, Proxy, index_term, service_of};
 use crate::table::Settings;
 use anyhow::{Context as _, Result};
-use client::{HasMeta, Reflector, Selection};
+use client::{HasMeta, PartialObject, Reflector, Selection};
 use daemon::{Component, ConfigError, Context, Listener, bind_tcp};
 use ipnetwork::IpNetwork;
 use std::net::SocketAddr;
@@ -80,13 +81,19 @@ pub async fn run(cx: Context, args: Args) -> Result<()> {
     let slices: Reflector<EndpointSlice> = Reflector::new(client.clone(), SLICES);
     let fields = format!("spec.nodeName={node}");
     let selection = Selection { fields, ..Selection::default() };
-    let pods: Reflector<Pod> = Reflector::selecting(client, PODS, selection);
+    let pods: Reflector<Pod> = Reflector::selecting(client.clone(), PODS, selection);
+    let fields = format!("metadata.name={node}");
+    let selection = Selection { fields, ..Selection::default() };
+    let nodes: Reflector<PartialObject> = Reflector::metadata(client, NODES, selection);
     let slices_of = slices.add_index(|slice| service_of(slice).iter().map(index_term).collect());
     let dirty = Arc::new(Dirty::default());
     mark_dirty(&dirty, &services, &slices, &pods);
+    let to = dirty.clone();
+    nodes.on_event(move |_| to.node_changed());
     let proxy = Proxy {
         cx: cx.clone(),
-        node,
+        here: Place { node, zone: String::new() },
+        nodes: nodes.lister(),
         services: services.lister(),
         slices: slices.lister(),
         slices_of,
@@ -102,8 +109,10 @@ pub async fn run(cx: Context, args: Args) -> Result<()> {
     tasks.spawn(services.clone().run(cx.stop.clone()));
     tasks.spawn(slices.clone().run(cx.stop.clone()));
     tasks.spawn(pods.clone().run(cx.stop.clone()));
+    tasks.spawn(nodes.clone().run(cx.stop.clone()));
     cx.status("Waiting for the API server");
-    let synced = async { tokio::join!(services.synced(), slices.synced(), pods.synced()) };
+    let synced =
+        async { tokio::join!(services.synced(), slices.synced(), pods.synced(), nodes.synced()) };
     tokio::select! {
         () = cx.stop.cancelled() => {}
         _ = synced => proxy.run().await?,

@@ -3,6 +3,7 @@
 //! Invariant: what does not parse is empty, never an error: one odd object must not stop a node.
 
 use client::{HasMeta, Meta, Resource, null_default};
+use ipnetwork::IpNetwork;
 use serde::Deserialize;
 use std::net::IpAddr;
 
@@ -11,6 +12,10 @@ pub const SLICES: Resource =
     Resource::namespaced("discovery.k8s.io", "v1", "endpointslices", "EndpointSlice");
 pub const PODS: Resource = Resource::namespaced("", "v1", "pods", "Pod");
 
+pub const NODES: Resource = Resource::cluster("", "v1", "nodes", "Node");
+
+/// The zone of a node.
+pub const ZONE: &str = "topology.kubernetes.io/zone";
 /// Services with this label belong to another proxy.
 pub const PROXY_NAME: &str = "service.kubernetes.io/service-proxy-name";
 /// The Service that a slice belongs to.
@@ -161,6 +166,25 @@ pub struct Endpoint {
     pub conditions: Conditions,
     #[serde(deserialize_with = "null_default")]
     pub node_name: String,
+    #[serde(deserialize_with = "null_default")]
+    pub hints: Hints,
+}
+
+/// Whom an endpoint is for.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+pub struct Hints {
+    #[serde(deserialize_with = "null_default")]
+    pub for_zones: Vec<Hint>,
+    #[serde(deserialize_with = "null_default")]
+    pub for_nodes: Vec<Hint>,
+}
+
+/// A zone or a node.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(default)]
+pub struct Hint {
+    pub name: String,
 }
 
 #[derive(Debug, Clone, Default, Deserialize)]
@@ -268,12 +292,23 @@ impl Service {
     /// External addresses and those of load balancers that do not insist on node ports.
     pub fn external_ips(&self) -> Vec<IpAddr> {
         let mut ips = parse_all(&self.spec.external_ips);
-        let ingress = self.status.load_balancer.ingress.iter();
-        let ours = ingress.filter(|ingress| ingress.ip_mode != "Proxy");
-        ips.extend(ours.filter_map(|ingress| ingress.ip.parse::<IpAddr>().ok()));
+        ips.extend(self.load_balancer_ips());
         ips.sort();
         ips.dedup();
         ips
+    }
+
+    /// Addresses of load balancers that do not insist on node ports.
+    pub fn load_balancer_ips(&self) -> Vec<IpAddr> {
+        let ingress = self.status.load_balancer.ingress.iter();
+        let ours = ingress.filter(|ingress| ingress.ip_mode != "Proxy");
+        ours.filter_map(|ingress| ingress.ip.parse().ok()).collect()
+    }
+
+    /// Who may use a load balancer; nothing for everybody.
+    pub fn source_ranges(&self) -> Vec<IpNetwork> {
+        let ranges = self.spec.load_balancer_source_ranges.iter();
+        ranges.filter_map(|range| range.trim().parse().ok()).collect()
     }
 
     /// How long a client stays with its endpoint.

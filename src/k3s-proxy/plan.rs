@@ -1,11 +1,12 @@
 //! From one Service with its slices, or one pod, to elements. Pure.
 //!
-//! Invariant: the plan of an object depends on nothing but the object, its slices and the name of
-//! this node.
+//! Invariant: the plan of an object depends on nothing but the object, its slices and this node's
+//! name and zone.
 
 use crate::element::{Family, Found, Key, Slot};
-use crate::objects::{Endpoint, EndpointSlice, Pod, Policy, Protocol, Service, ServicePort};
-use crate::shape::{Masquerade, Scope, Target};
+use crate::objects::{Endpoint, EndpointSlice, Hint, Pod, Policy, Protocol, Service, ServicePort};
+use crate::shape::{Masquerade, Scope, Sources, Target};
+use ipnetwork::IpNetwork;
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -14,6 +15,8 @@ use std::sync::Arc;
 pub const REJECT: &str = "refuse";
 /// The chain of frontends that stay silent.
 pub const DROP: &str = "ignore";
+/// Addresses of load balancers that only some clients may use.
+pub const GUARDED: &str = "guarded";
 pub const WITHOUT_ENDPOINTS: &str = "no-endpoints";
 pub const PORTS_WITHOUT_ENDPOINTS: &str = "no-endpoints-nodeports";
 pub const HAIRPIN: &str = "hairpin";
@@ -25,6 +28,7 @@ pub const HOST_ADDRESSES: &str = "hostports-by-address";
 pub struct Plan {
     pub elements: BTreeMap<Slot, Found>,
     pub targets: Vec<(Family, Target)>,
+    pub sources: Vec<(Family, Sources)>,
     /// UDP frontends with their endpoints, to find flows that are stuck to old ones.
     pub udp: Vec<Udp>,
     /// Port and number of local endpoints for the load balancer's health check.
@@ -53,22 +57,50 @@ struct Frontend {
     masquerade: Masquerade,
 }
 
-pub fn service(service: &Service, slices: &[Arc<EndpointSlice>], node: &str) -> Plan {
+/// Where this proxy is.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Place {
+    pub node: String,
+    /// Empty when nobody said.
+    pub zone: String,
+}
+
+pub fn service(service: &Service, slices: &[Arc<EndpointSlice>], here: &Place) -> Plan {
     let mut plan = Plan::default();
     if !service.is_ours() {
         return plan;
     }
     for port in &service.spec.ports {
         for family in [Family::V4, Family::V6] {
-            let backends = backends(slices, port, family, node);
+            let backends = backends(slices, port, family, here);
             one_port(&mut plan, service, port, family, &backends);
+            guard(&mut plan, service, port, family);
         }
     }
     let check = service.spec.health_check_node_port;
     if check != 0 && service.spec.external_traffic_policy == Policy::Local {
-        plan.health_check = Some((check, local_ready(slices, node)));
+        plan.health_check = Some((check, local_ready(slices, &here.node)));
     }
     plan
+}
+
+/// Load balancers that say who may use them.
+fn guard(plan: &mut Plan, service: &Service, port: &ServicePort, family: Family) {
+    let networks = service.source_ranges();
+    let mut ours: Vec<IpNetwork> =
+        networks.into_iter().filter(|network| Family::of(network.ip()) == family).collect();
+    if ours.is_empty() || ours.iter().any(|network| network.prefix() == 0) {
+        return;
+    }
+    ours.sort();
+    ours.dedup();
+    let sources = Sources(ours);
+    for ip in service.load_balancer_ips().into_iter().filter(|ip| Family::of(*ip) == family) {
+        let key = Key::Address(ip, port.protocol, port.port);
+        let slot = Slot { family, set: GUARDED.into(), key };
+        plan.elements.insert(slot, Found::Goto(sources.chain()));
+        plan.sources.push((family, sources.clone()));
+    }
 }
 
 fn one_port(
@@ -185,15 +217,15 @@ impl Adder<'_> {
     }
 }
 
-/// Ready endpoints; while there are none, those that are shutting down but still serve.
+/// Ready endpoints, those that hints say are for us if they say so for all; while there are none,
+/// those that are shutting down but still serve.
 fn backends(
     slices: &[Arc<EndpointSlice>],
     port: &ServicePort,
     family: Family,
-    node: &str,
+    here: &Place,
 ) -> Backends {
-    let mut ready = Backends::default();
-    let mut leaving = Backends::default();
+    let mut of_port = Vec::new();
     for slice in slices {
         let numbers = slice
             .ports
@@ -201,19 +233,26 @@ fn backends(
             .filter(|candidate| candidate.name == port.name && candidate.protocol == port.protocol);
         for number in numbers.filter_map(|candidate| candidate.port) {
             for endpoint in &slice.endpoints {
-                let Some(ip) = first_address(endpoint, family) else {
-                    continue;
-                };
-                let into = match usable(endpoint) {
-                    Usable::Ready => &mut ready,
-                    Usable::Leaving => &mut leaving,
-                    Usable::No => continue,
-                };
-                into.cluster.push((ip, number));
-                if !node.is_empty() && endpoint.node_name == node {
-                    into.local.push((ip, number));
+                if let Some(ip) = first_address(endpoint, family) {
+                    of_port.push((endpoint, (ip, number)));
                 }
             }
+        }
+    }
+    let nearness = nearness(of_port.iter().map(|(endpoint, _)| *endpoint), here);
+    let mut ready = Backends::default();
+    let mut leaving = Backends::default();
+    for (endpoint, address) in of_port {
+        let (into, near) = match usable(endpoint) {
+            Usable::Ready => (&mut ready, nearness.admits(endpoint, here)),
+            Usable::Leaving => (&mut leaving, true),
+            Usable::No => continue,
+        };
+        if near {
+            into.cluster.push(address);
+        }
+        if !here.node.is_empty() && endpoint.node_name == here.node {
+            into.local.push(address);
         }
     }
     let choose = |mut ready: Vec<_>, leaving: Vec<_>| {
@@ -227,6 +266,47 @@ fn backends(
     Backends {
         cluster: choose(ready.cluster, leaving.cluster),
         local: choose(ready.local, leaving.local),
+    }
+}
+
+/// Which hints count.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Nearness {
+    Anywhere,
+    Zone,
+    Node,
+}
+
+impl Nearness {
+    fn admits(self, endpoint: &Endpoint, here: &Place) -> bool {
+        match self {
+            Self::Anywhere => true,
+            Self::Zone => names(&endpoint.hints.for_zones, &here.zone),
+            Self::Node => names(&endpoint.hints.for_nodes, &here.node),
+        }
+    }
+}
+
+fn names(hints: &[Hint], name: &str) -> bool {
+    hints.iter().any(|hint| hint.name == name)
+}
+
+/// Hints count when every ready endpoint has some and one of them is for us; else somebody would be
+/// without endpoints, or all load would be on a few.
+fn nearness<'a>(endpoints: impl Iterator<Item = &'a Endpoint>, here: &Place) -> Nearness {
+    let ready: Vec<&Endpoint> =
+        endpoints.filter(|endpoint| usable(endpoint) == Usable::Ready).collect();
+    let counts = |of: fn(&Endpoint) -> &Vec<Hint>, name: &str| {
+        !name.is_empty()
+            && ready.iter().all(|endpoint| !of(endpoint).is_empty())
+            && ready.iter().any(|endpoint| names(of(endpoint), name))
+    };
+    if counts(|endpoint| &endpoint.hints.for_nodes, &here.node) {
+        Nearness::Node
+    } else if counts(|endpoint| &endpoint.hints.for_zones, &here.zone) {
+        Nearness::Zone
+    } else {
+        Nearness::Anywhere
     }
 }
 

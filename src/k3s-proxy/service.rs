@@ -8,12 +8,13 @@ use crate::claims::{Claims, Difference, Owner};
 use crate::flows::Changed;
 use crate::health::State;
 use crate::kernel::Kernel;
-use crate::objects::{EndpointSlice, Pod, SERVICE_NAME, Service};
-use crate::plan::{self, Plan};
+use crate::objects::{EndpointSlice, Pod, SERVICE_NAME, Service, ZONE};
+use crate::plan::{self, Place, Plan};
 use anyhow::Result;
-use client::{Index, Key, Lister};
+use client::{Index, Key, Lister, PartialObject};
 use daemon::Context;
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 use tokio::sync::{Notify, watch};
@@ -25,6 +26,8 @@ const RETRY: Duration = Duration::from_secs(1);
 #[derive(Debug, Default)]
 pub(crate) struct Dirty {
     owners: Mutex<BTreeSet<Owner>>,
+    /// The zone of this node may be another one.
+    moved: AtomicBool,
     notify: Notify,
 }
 
@@ -32,6 +35,11 @@ impl Dirty {
     pub(crate) fn add(&self, owner: Owner) {
         let mut owners = self.owners.lock().unwrap_or_else(PoisonError::into_inner);
         owners.insert(owner);
+        self.notify.notify_one();
+    }
+
+    pub(crate) fn node_changed(&self) {
+        self.moved.store(true, Ordering::Relaxed);
         self.notify.notify_one();
     }
 
@@ -52,7 +60,8 @@ pub(crate) fn index_term(key: &Key) -> String {
 
 pub(crate) struct Proxy {
     pub(crate) cx: Context,
-    pub(crate) node: String,
+    pub(crate) here: Place,
+    pub(crate) nodes: Lister<PartialObject>,
     pub(crate) services: Lister<Service>,
     pub(crate) slices: Lister<EndpointSlice>,
     pub(crate) slices_of: Index,
@@ -67,9 +76,17 @@ impl Proxy {
     /// The caches are complete when this is called.
     pub(crate) async fn run(mut self) -> Result<()> {
         let stop = self.cx.stop.clone();
+        self.here.zone = self.zone();
         self.plan_everything();
         let mut whole = true;
         loop {
+            if self.dirty.moved.swap(false, Ordering::Relaxed) {
+                let zone = self.zone();
+                if zone != self.here.zone {
+                    self.here.zone = zone;
+                    self.plan_everything();
+                }
+            }
             let failed = match self.round(whole).await {
                 Ok(()) => {
                     whole = false;
@@ -91,6 +108,11 @@ impl Proxy {
                 () = tokio::time::sleep(RETRY), if failed => {}
             }
         }
+    }
+
+    fn zone(&self) -> String {
+        let node = self.nodes.get(&Key::cluster(&self.here.node));
+        node.and_then(|node| node.metadata.labels.get(ZONE).cloned()).unwrap_or_default()
     }
 
     fn plan_everything(&mut self) {
@@ -143,7 +165,7 @@ impl Proxy {
                     return Plan::default();
                 };
                 let slices = self.slices.by_index(self.slices_of, &index_term(key));
-                plan::service(&service, &slices, &self.node)
+                plan::service(&service, &slices, &self.here)
             }
             Owner::Pod(key) => {
                 let pod = self.pods.get(key);

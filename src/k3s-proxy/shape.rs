@@ -4,7 +4,9 @@
 //! map J. Chains are shared by all services with the same K: their number does not grow with the
 //! number of services. Invariant: a chain's rules follow from its name alone.
 
+use ipnetwork::IpNetwork;
 use std::collections::BTreeSet;
+use std::hash::{DefaultHasher, Hash, Hasher};
 
 /// Which frontends a chain is for; each has its own maps of endpoints.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -96,6 +98,19 @@ impl Target {
     }
 }
 
+/// Who may reach a load balancer's address: a chain that silences everybody else.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Sources(pub Vec<IpNetwork>);
+
+impl Sources {
+    /// Lists of networks have no bound, names have: so it is a digest.
+    pub fn chain(&self) -> String {
+        let mut hasher = DefaultHasher::new();
+        self.0.hash(&mut hasher);
+        format!("from-{:016x}", hasher.finish())
+    }
+}
+
 /// The chain that translates to the endpoint with this index.
 pub fn endpoint_chain(scope: Scope, index: u32) -> String {
     format!("{}-to{index}", scope.prefix())
@@ -114,6 +129,7 @@ pub struct Shape {
     pub remembering: BTreeSet<(Scope, u32, u32)>,
     pub picking: BTreeSet<Target>,
     pub masquerading: BTreeSet<Target>,
+    pub sources: BTreeSet<Sources>,
 }
 
 impl Shape {
@@ -151,8 +167,8 @@ impl Shape {
 
     /// What `wanted` has and `self` lacks.
     pub fn missing(&self, wanted: &Self) -> Self {
-        fn less<T: Ord + Copy>(wanted: &BTreeSet<T>, have: &BTreeSet<T>) -> BTreeSet<T> {
-            wanted.difference(have).copied().collect()
+        fn less<T: Ord + Clone>(wanted: &BTreeSet<T>, have: &BTreeSet<T>) -> BTreeSet<T> {
+            wanted.difference(have).cloned().collect()
         }
         Self {
             endpoints: less(&wanted.endpoints, &self.endpoints),
@@ -160,6 +176,7 @@ impl Shape {
             remembering: less(&wanted.remembering, &self.remembering),
             picking: less(&wanted.picking, &self.picking),
             masquerading: less(&wanted.masquerading, &self.masquerading),
+            sources: less(&wanted.sources, &self.sources),
         }
     }
 
@@ -173,5 +190,6 @@ impl Shape {
         self.remembering.extend(other.remembering);
         self.picking.extend(other.picking);
         self.masquerading.extend(other.masquerading);
+        self.sources.extend(other.sources);
     }
 }

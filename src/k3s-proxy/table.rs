@@ -7,9 +7,10 @@
 
 use crate::element::{Family, Found, Slot};
 use crate::plan::{
-    DROP, HAIRPIN, HOST_ADDRESSES, HOST_PORTS, PORTS_WITHOUT_ENDPOINTS, REJECT, WITHOUT_ENDPOINTS,
+    DROP, GUARDED, HAIRPIN, HOST_ADDRESSES, HOST_PORTS, PORTS_WITHOUT_ENDPOINTS, REJECT,
+    WITHOUT_ENDPOINTS,
 };
-use crate::shape::{Masquerade, Scope, Shape, Target, endpoint_chain, remember_chain};
+use crate::shape::{Masquerade, Scope, Shape, Sources, Target, endpoint_chain, remember_chain};
 use ipnetwork::IpNetwork;
 use netlink::nft::TableName;
 use std::collections::BTreeMap;
@@ -149,6 +150,7 @@ impl<'a> Script<'a> {
         for scope in Scope::ALL {
             self.verdict_map(scope.frontends(), scope);
         }
+        self.verdict_map(GUARDED, Scope::Address);
         self.verdict_map(WITHOUT_ENDPOINTS, Scope::Address);
         self.verdict_map(PORTS_WITHOUT_ENDPOINTS, Scope::Port);
         self.endpoint_map(HOST_ADDRESSES, Scope::Address);
@@ -166,8 +168,10 @@ impl<'a> Script<'a> {
             format!("{local} {PORT_KEY} vmap @{PORTS_WITHOUT_ENDPOINTS}"),
         ];
         self.chain("refusing", rules);
+        self.chain("guarding", [format!("{address} vmap @{GUARDED}")]);
         for hook in ["prerouting", "output"] {
-            self.base_chain("filter", hook, -110, ["ct state new goto refusing"]);
+            let rules = ["ct state new jump guarding", "ct state new goto refusing"];
+            self.base_chain("filter", hook, -110, rules);
         }
     }
 
@@ -250,12 +254,20 @@ impl<'a> Script<'a> {
             ];
             self.chain(&remember_chain(*scope, *index, *secs), rules);
         }
+        for sources in &shape.sources {
+            self.chain(&sources.chain(), self.guarding(sources));
+        }
         for target in &shape.picking {
             self.chain(&target.chain(), self.picking(target));
         }
         for target in &shape.masquerading {
             self.chain(&target.chain(), self.masquerading(target));
         }
+    }
+
+    fn guarding(&self, sources: &Sources) -> Vec<String> {
+        let ours = self.of_family(&sources.0).join(", ");
+        vec![format!("{} saddr {{ {ours} }} return", self.ip()), "drop".into()]
     }
 
     fn picking(&self, target: &Target) -> Vec<String> {

@@ -5,8 +5,7 @@
 use k3s_proxy::claims::{Claims, Owner};
 use k3s_proxy::element::Family;
 use k3s_proxy::objects::{EndpointSlice, Service};
-use k3s_proxy::plan;
-use k3s_proxy::shape::Shape;
+use k3s_proxy::plan::{self, Place};
 use k3s_proxy::table::{Script, Settings};
 use serde_json::{Value, json};
 use std::path::Path;
@@ -18,12 +17,12 @@ fn check(name: &str, service: Value, slices: Vec<Value>) {
         slices.into_iter().map(|slice| Arc::new(serde_json::from_value(slice).unwrap())).collect();
     let mut claims = Claims::default();
     let owner = Owner::Service(service.metadata.key());
-    claims.set(owner, plan::service(&service, &slices, "n1"));
+    claims.set(owner, plan::service(&service, &slices, &here()));
     let settings = Settings {
         cluster_cidrs: vec!["10.42.0.0/16".parse().unwrap()],
         nodeport_addresses: Vec::new(),
     };
-    let shape = Shape::of(claims.targets(Family::V4));
+    let shape = claims.shape(Family::V4);
     let text = Script::new(Family::V4, &settings).replace(&shape, claims.effective());
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/nft").join(name);
     if std::env::var_os("UPDATE_FIXTURES").is_some() {
@@ -31,6 +30,10 @@ fn check(name: &str, service: Value, slices: Vec<Value>) {
     }
     let wanted = std::fs::read_to_string(&path).unwrap();
     assert_eq!(text, wanted, "{name}");
+}
+
+fn here() -> Place {
+    Place { node: "n1".into(), zone: "z1".into() }
 }
 
 fn slice(ips: &[&str]) -> Value {

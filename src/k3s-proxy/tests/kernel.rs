@@ -6,7 +6,7 @@
 use k3s_proxy::claims::{Claims, Owner};
 use k3s_proxy::kernel::{Applied, Kernel};
 use k3s_proxy::objects::{EndpointSlice, Pod, Service};
-use k3s_proxy::plan;
+use k3s_proxy::plan::{self, Place};
 use k3s_proxy::table::Settings;
 use netlink::scratch::Scratch;
 use serde_json::{Value, json};
@@ -75,6 +75,10 @@ fn slice(ips: &[(&str, &str)]) -> Vec<Arc<EndpointSlice>> {
     vec![Arc::new(serde_json::from_value(slice).unwrap())]
 }
 
+fn here() -> Place {
+    Place { node: "n1".into(), zone: "z1".into() }
+}
+
 fn settings() -> Settings {
     Settings {
         cluster_cidrs: vec!["10.42.0.0/16".parse().unwrap()],
@@ -138,7 +142,7 @@ fn packets_follow_services() {
     }
     // The table with no endpoint: refused at once, from a pod, the node, and outside.
     let (mut claims, mut kernel) = (Claims::default(), Kernel::new(settings()));
-    claims.set(web(), plan::service(&service(json!({})), &[], "n1"));
+    claims.set(web(), plan::service(&service(json!({})), &[], &here()));
     let (mut claims, mut kernel) = node.block_on(async move || {
         kernel.replace(&claims).await.unwrap();
         (claims, kernel)
@@ -151,7 +155,7 @@ fn packets_follow_services() {
     }
     // Two endpoints appear, by element.
     let both = slice(&[("10.42.0.2", "n1"), ("10.42.0.3", "n2")]);
-    let changes = claims.set(web(), plan::service(&service(json!({})), &both, "n1"));
+    let changes = claims.set(web(), plan::service(&service(json!({})), &both, &here()));
     (claims, kernel) = node.block_on(async move || {
         let started = Instant::now();
         assert_eq!(kernel.change(&claims, &changes).await.unwrap(), Applied::ByElement);
@@ -188,7 +192,7 @@ fn packets_follow_services() {
     // And the external policy Local, with session affinity.
     let local = service(json!({"externalTrafficPolicy": "Local", "sessionAffinity": "ClientIP",
         "externalIPs": ["203.0.113.5"]}));
-    let more = claims.set(web(), plan::service(&local, &both, "n1"));
+    let more = claims.set(web(), plan::service(&local, &both, &here()));
     (claims, kernel) = node.block_on(async move || {
         assert_eq!(kernel.change(&claims, &changes).await.unwrap(), Applied::ByElement);
         assert_eq!(kernel.change(&claims, &more).await.unwrap(), Applied::ByElement);
@@ -206,7 +210,7 @@ fn packets_follow_services() {
     // The client's endpoint goes: it is sent to the one that is left.
     let left = if sticky.starts_with('a') { ("10.42.0.3", "b") } else { ("10.42.0.2", "a") };
     let one = slice(&[(left.0, "n2")]);
-    let changes = claims.set(web(), plan::service(&local, &one, "n1"));
+    let changes = claims.set(web(), plan::service(&local, &one, &here()));
     (claims, kernel) = node.block_on(async move || {
         assert_eq!(kernel.change(&claims, &changes).await.unwrap(), Applied::ByElement);
         (claims, kernel)
@@ -216,9 +220,22 @@ fn packets_follow_services() {
     let text = fetch_within(Duration::from_secs(2), outside, "192.0.2.1:30080");
     assert!(text.contains("timed out"), "{text}");
     assert_eq!(eight(client, "203.0.113.5:80"), left.1.repeat(8));
+    // A load balancer that only some may use, by element.
+    let mut guarded = service(json!({"loadBalancerSourceRanges": ["198.51.100.0/24"]}));
+    let ingress = json!({"loadBalancer": {"ingress": [{"ip": "203.0.113.7"}]}});
+    guarded.status = serde_json::from_value(ingress).unwrap();
+    let changes = claims.set(web(), plan::service(&guarded, &both, &here()));
+    (claims, kernel) = node.block_on(async move || {
+        assert_eq!(kernel.change(&claims, &changes).await.unwrap(), Applied::ByElement);
+        (claims, kernel)
+    });
+    assert_eq!(eight(outside, "203.0.113.7:80").len(), 8);
+    let text = fetch_within(Duration::from_secs(2), client, "203.0.113.7:80");
+    assert!(text.contains("timed out"), "{text}");
+    assert_eq!(eight(client, "10.43.0.10:80").len(), 8);
     // Somebody destroys the table: the next change brings it back.
     node.sh("nft delete table ip k3s-proxy");
-    let changes = claims.set(web(), plan::service(&local, &both, "n1"));
+    let changes = claims.set(web(), plan::service(&local, &both, &here()));
     node.block_on(async move || {
         assert_eq!(kernel.change(&claims, &changes).await.unwrap(), Applied::Whole);
     });
@@ -241,7 +258,7 @@ fn ten_thousand_services_are_quick() {
         let (a, b) = (format!("10.42.{high}.{low}"), format!("10.44.{high}.{low}"));
         let endpoints = slice(&[(&a, "n1"), (&b, "n2")]);
         let owner = Owner::Service(client::Key::new("default", format!("s{n}")));
-        claims.set(owner, plan::service(&service, &endpoints, "n1"));
+        claims.set(owner, plan::service(&service, &endpoints, &here()));
     }
     let planned = started.elapsed();
     node.block_on(async move || {
@@ -253,7 +270,7 @@ fn ten_thousand_services_are_quick() {
         let three = slice(&[("10.42.0.7", "n1"), ("10.42.0.8", "n1"), ("10.42.0.9", "n1")]);
         let service = service(json!({"clusterIP": "10.43.0.77"}));
         let started = Instant::now();
-        let changes = claims.set(owner, plan::service(&service, &three, "n1"));
+        let changes = claims.set(owner, plan::service(&service, &three, &here()));
         assert_eq!(kernel.change(&claims, &changes).await.unwrap(), Applied::ByElement);
         let one = started.elapsed();
         eprintln!("10 000 services: plan {planned:?}, whole table {whole:?}, one change {one:?}");

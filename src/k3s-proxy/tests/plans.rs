@@ -3,7 +3,7 @@
 #![allow(clippy::unwrap_used)]
 
 use k3s_proxy::objects::{EndpointSlice, Pod, Service};
-use k3s_proxy::plan::{self, Plan};
+use k3s_proxy::plan::{self, Place, Plan};
 use serde_json::{Value, json};
 use std::fmt::Write;
 use std::sync::Arc;
@@ -27,6 +27,10 @@ fn service(spec: Value) -> Service {
     serde_json::from_value(json!({"metadata": {"name": "web"}, "spec": all})).unwrap()
 }
 
+fn here() -> Place {
+    Place { node: "n1".into(), zone: "z1".into() }
+}
+
 fn slices(endpoints: Value) -> Vec<Arc<EndpointSlice>> {
     let ports = json!([{"port": 8080}]);
     let slice = json!({"metadata": {"name": "s"}, "endpoints": endpoints, "ports": ports});
@@ -34,7 +38,7 @@ fn slices(endpoints: Value) -> Vec<Arc<EndpointSlice>> {
 }
 
 fn check(spec: Value, endpoints: Value, want: &[&str]) {
-    let plan = plan::service(&service(spec.clone()), &slices(endpoints.clone()), "n1");
+    let plan = plan::service(&service(spec.clone()), &slices(endpoints.clone()), &here());
     assert_eq!(show(&plan), want, "{spec} {endpoints}");
 }
 
@@ -69,6 +73,61 @@ fn endpoints_are_chosen_as_upstream_does() {
 }
 
 #[test]
+fn hints_count_when_all_endpoints_have_them() {
+    let hinted =
+        |ip: &str, hints: Value| json!({"addresses": [ip], "nodeName": "n2", "hints": hints});
+    let zones = |zone: &str| json!({"forZones": [{"name": zone}]});
+    let to = |ip: &str| format!("a-endpoint0 10.43.0.10 . tcp . 80 : {ip} . 8080");
+    let near = hinted("10.42.0.1", zones("z1"));
+    let far = hinted("10.42.1.1", zones("z2"));
+    let two = &[
+        "a-endpoint0 10.43.0.10 . tcp . 80 : 10.42.0.1 . 8080",
+        "a-endpoint1 10.43.0.10 . tcp . 80 : 10.42.1.1 . 8080",
+        "services 10.43.0.10 . tcp . 80 : goto a-own2",
+    ];
+    check(json!({}), json!([near, far]), &[&to("10.42.0.1"), ONE]);
+    // Some have none, or none is for this zone.
+    check(json!({}), json!([near, {"addresses": ["10.42.1.1"]}]), two);
+    check(json!({}), json!([hinted("10.42.0.1", zones("z3")), far]), two);
+    // A node's hint goes before a zone's.
+    let both = |node: &str| json!({"forNodes": [{"name": node}], "forZones": [{"name": "z1"}]});
+    let nodes = json!([hinted("10.42.0.1", both("n2")), hinted("10.42.1.1", both("n1"))]);
+    check(json!({}), nodes, &[&to("10.42.1.1"), ONE]);
+    let nodes = json!([hinted("10.42.0.1", both("n2")), hinted("10.42.1.1", both("n3"))]);
+    check(json!({}), nodes, two);
+    // An endpoint that is not ready has no say.
+    let leaving = json!({"addresses": ["10.42.2.1"],
+        "conditions": {"ready": false, "serving": true, "terminating": true}});
+    check(json!({}), json!([near, far, leaving]), &[&to("10.42.0.1"), ONE]);
+    // The local policy knows no hints.
+    let here = json!({"addresses": ["10.42.0.7"], "nodeName": "n1", "hints": zones("z2")});
+    check(json!({"internalTrafficPolicy": "Local"}), json!([near, here]), &[&to("10.42.0.7"), ONE]);
+}
+
+#[test]
+fn load_balancers_are_guarded_where_they_say_so() {
+    let guards = |spec: Value, ingress: Value| -> Vec<String> {
+        let mut service = service(spec);
+        service.status =
+            serde_json::from_value(json!({"loadBalancer": {"ingress": ingress}})).unwrap();
+        let plan = plan::service(&service, &[], &here());
+        let guarded = plan.elements.iter().filter(|(slot, _)| slot.set == plan::GUARDED);
+        assert_eq!(guarded.clone().count(), plan.sources.len());
+        guarded.map(|(slot, _)| format!("{:?}", slot.key)).collect()
+    };
+    let ip = || json!([{"ip": "192.0.2.7"}]);
+    let ranges =
+        |ranges: &[&str]| json!({"loadBalancerSourceRanges": ranges, "externalIPs": ["192.0.2.8"]});
+    assert_eq!(guards(ranges(&["10.0.0.0/8", "fd00::/8"]), ip()), ["Address(192.0.2.7, Tcp, 80)"]);
+    assert!(guards(ranges(&["fd00::/8"]), ip()).is_empty());
+    assert!(guards(ranges(&["10.0.0.0/8", "0.0.0.0/0"]), ip()).is_empty());
+    assert!(guards(ranges(&["nonsense"]), ip()).is_empty());
+    assert!(
+        guards(ranges(&["10.0.0.0/8"]), json!([{"ip": "192.0.2.7", "ipMode": "Proxy"}])).is_empty()
+    );
+}
+
+#[test]
 fn services_of_others_are_left_alone() {
     let ready = json!([endpoint("10.42.0.1", "n1", true, true, false)]);
     check(json!({"clusterIP": "None"}), ready.clone(), &[]);
@@ -76,7 +135,7 @@ fn services_of_others_are_left_alone() {
     check(json!({"type": "ExternalName", "externalName": "x"}), ready.clone(), &[]);
     let mut labelled = service(json!({}));
     labelled.metadata.labels.insert(k3s_proxy::objects::PROXY_NAME.into(), "k3s-dns".into());
-    assert_eq!(plan::service(&labelled, &slices(ready), "n1"), Plan::default());
+    assert_eq!(plan::service(&labelled, &slices(ready), &here()), Plan::default());
 }
 
 #[test]
@@ -87,7 +146,7 @@ fn health_checks_count_the_endpoints_of_this_node() {
         endpoint("10.42.0.2", "n1", false, true, true),
         endpoint("10.42.1.1", "n2", true, true, false)
     ]);
-    let plan = plan::service(&service(spec), &slices(endpoints), "n1");
+    let plan = plan::service(&service(spec), &slices(endpoints), &here());
     assert_eq!(plan.health_check, Some((32000, 1)));
 }
 
