@@ -713,7 +713,7 @@ _k3s() {
             return 0
             ;;
         k3s__subcmd__controller__subcmd__manager)
-            opts="-h -V --kubeconfig --service-account-private-key-file --root-ca-file --cluster-cidr --service-cluster-ip-range --allocate-node-cidrs --node-cidr-mask-size --cluster-signing-cert-file --cluster-signing-key-file --cluster-signing-kube-apiserver-client-cert-file --cluster-signing-kube-apiserver-client-key-file --cluster-signing-kubelet-client-cert-file --cluster-signing-kubelet-client-key-file --cluster-signing-kubelet-serving-cert-file --cluster-signing-kubelet-serving-key-file --cluster-signing-legacy-unknown-cert-file --cluster-signing-legacy-unknown-key-file --cluster-signing-duration --controllers --cluster-dns --cluster-domain --manifests-dir --manifests-kubeconfig --disabled-addons --node-monitor-grace-period --terminated-pod-gc-threshold --bind-address --secure-port --tls-cert-file --tls-private-key-file --help --version"
+            opts="-h -V --kubeconfig --service-account-private-key-file --legacy-service-account-token-clean-up-period --root-ca-file --cluster-cidr --service-cluster-ip-range --allocate-node-cidrs --node-cidr-mask-size --cluster-signing-cert-file --cluster-signing-key-file --cluster-signing-kube-apiserver-client-cert-file --cluster-signing-kube-apiserver-client-key-file --cluster-signing-kubelet-client-cert-file --cluster-signing-kubelet-client-key-file --cluster-signing-kubelet-serving-cert-file --cluster-signing-kubelet-serving-key-file --cluster-signing-legacy-unknown-cert-file --cluster-signing-legacy-unknown-key-file --cluster-signing-duration --controllers --cluster-dns --cluster-domain --manifests-dir --manifests-kubeconfig --disabled-addons --node-monitor-grace-period --terminated-pod-gc-threshold --bind-address --secure-port --tls-cert-file --tls-private-key-file --help --version"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -724,6 +724,10 @@ _k3s() {
                     return 0
                     ;;
                 --service-account-private-key-file)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --legacy-service-account-token-clean-up-period)
                     COMPREPLY=($(compgen -f "${cur}"))
                     return 0
                     ;;

@@ -383,6 +383,7 @@ complete -c k3s -n "__fish_k3s_using_subcommand apiserver" -s h -l help -d 'Prin
 complete -c k3s -n "__fish_k3s_using_subcommand apiserver" -s V -l version -d 'Print version'
 complete -c k3s -n "__fish_k3s_using_subcommand controller-manager" -l kubeconfig -d 'Kubeconfig with the identity to use' -r -F
 complete -c k3s -n "__fish_k3s_using_subcommand controller-manager" -l service-account-private-key-file -d 'Private key that signs service account tokens' -r -F
+complete -c k3s -n "__fish_k3s_using_subcommand controller-manager" -l legacy-service-account-token-clean-up-period -d 'How long a token that was made unasked may be unused before it is marked, and then deleted' -r
 complete -c k3s -n "__fish_k3s_using_subcommand controller-manager" -l root-ca-file -d 'CA certificate published in every namespace' -r -F
 complete -c k3s -n "__fish_k3s_using_subcommand controller-manager" -l cluster-cidr -d 'Address range of pods' -r
 complete -c k3s -n "__fish_k3s_using_subcommand controller-manager" -l service-cluster-ip-range -d 'Address range of services' -r

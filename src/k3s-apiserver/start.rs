@@ -18,7 +18,7 @@ use crate::aggregation::Delegates;
 use crate::api_server::ApiServer;
 use crate::args::Args;
 use crate::audit::Audit;
-use crate::auth::Auth;
+use crate::auth::{Auth, legacy_token};
 use crate::cluster::{Cluster, ClusterOptions};
 use crate::custom::convert::Converted;
 use crate::flowcontrol::FlowControl;
@@ -67,6 +67,11 @@ pub async fn run(cx: daemon::Context, args: Args) -> anyhow::Result<()> {
     let (repaired, stop) = (server.clone(), cx.stop.clone());
     tasks.spawn(async move {
         companions::run(repaired, stop).await;
+        Ok(())
+    });
+    let (tracked, stop) = (server.clone(), cx.stop.clone());
+    tasks.spawn(async move {
+        legacy_token::track(tracked, stop).await;
         Ok(())
     });
     let (served, stop) = (server.clone(), cx.stop.clone());

@@ -7,15 +7,18 @@ use serde::de::DeserializeOwned;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-use crate::controllers::{BootstrapToken, Quota, SigningRequest};
+use crate::controllers::{AdmissionPolicy, BootstrapToken, Quota, SigningRequest, TokenSecret};
 use crate::types::{
     Partial,
     apps::{DaemonSet, Deployment, ReplicaSet, Revision, StatefulSet},
     autoscaling::Autoscaler,
     batch::{CronJob, Job},
     coordination::Lease,
-    core::{ConfigMap, Endpoints, Namespace, Node, Pod, ReplicationController, Service},
+    core::{
+        ConfigMap, Endpoints, Namespace, Node, Pod, ReplicationController, Service, ServiceAccount,
+    },
     discovery::EndpointSlice,
+    networking::ServiceCidr,
     policy::Budget,
     rbac::ClusterRole,
     storage::{Claim, StorageClass, Volume},
@@ -72,6 +75,16 @@ pub(crate) static SIGNING_REQUESTS: Resource = Resource::cluster(
     "certificatesigningrequests",
     "CertificateSigningRequest",
 );
+pub(crate) static SERVICE_CIDRS: Resource =
+    Resource::cluster("networking.k8s.io", "v1", "servicecidrs", "ServiceCIDR");
+static IP_ADDRESSES: Resource =
+    Resource::cluster("networking.k8s.io", "v1", "ipaddresses", "IPAddress");
+pub(crate) static ADMISSION_POLICIES: Resource = Resource::cluster(
+    "admissionregistration.k8s.io",
+    "v1",
+    "validatingadmissionpolicies",
+    "ValidatingAdmissionPolicy",
+);
 
 /// The resources that quotas count most, so that no discovery is needed for them.
 pub(crate) fn counting(group: &str, plural: &str) -> Option<Resource> {
@@ -107,6 +120,45 @@ impl Goings {
     }
 }
 
+/// Calls a macro with the fields of [`Caches`] that are reflectors.
+macro_rules! reflectors {
+    ($call:ident) => {
+        $call!(
+            pods,
+            nodes,
+            namespaces,
+            services,
+            endpoints,
+            slices,
+            service_accounts,
+            root_cas,
+            cluster_info,
+            replica_sets,
+            replication_controllers,
+            deployments,
+            daemon_sets,
+            stateful_sets,
+            revisions,
+            jobs,
+            cron_jobs,
+            autoscalers,
+            node_leases,
+            budgets,
+            cluster_roles,
+            quotas,
+            claims,
+            volumes,
+            storage_classes,
+            signing_requests,
+            bootstrap_tokens,
+            service_cidrs,
+            ip_addresses,
+            admission_policies,
+            token_secrets
+        )
+    };
+}
+
 /// Every shared reflector.
 pub(crate) struct Caches {
     pub pods: Reflector<Pod>,
@@ -120,8 +172,9 @@ pub(crate) struct Caches {
     pub slices: Reflector<EndpointSlice>,
     /// Slices by `<namespace>/<service>`.
     pub slices_by_service: Index,
-    /// Only the ServiceAccounts named `default`.
-    pub service_accounts: Reflector<Partial>,
+    pub service_accounts: Reflector<ServiceAccount>,
+    /// Only the Secrets that hold a ServiceAccount's token.
+    pub token_secrets: Reflector<TokenSecret>,
     /// Only the ConfigMaps named `kube-root-ca.crt`.
     pub root_cas: Reflector<ConfigMap>,
     /// Only the ConfigMap `kube-public/cluster-info`.
@@ -147,6 +200,9 @@ pub(crate) struct Caches {
     pub storage_classes: Reflector<StorageClass>,
     pub signing_requests: Reflector<SigningRequest>,
     pub bootstrap_tokens: Reflector<BootstrapToken>,
+    pub service_cidrs: Reflector<ServiceCidr>,
+    pub ip_addresses: Reflector<Partial>,
+    pub admission_policies: Reflector<AdmissionPolicy>,
     pub goings: Goings,
 }
 
@@ -178,7 +234,15 @@ impl Caches {
             endpoints: all(client, &ENDPOINTS),
             slices,
             slices_by_service,
-            service_accounts: named(client, &SERVICE_ACCOUNTS, "default"),
+            service_accounts: all(client, &SERVICE_ACCOUNTS),
+            token_secrets: Reflector::selecting(
+                client.clone(),
+                SECRETS.clone(),
+                Selection {
+                    fields: "type=kubernetes.io/service-account-token".into(),
+                    ..Selection::default()
+                },
+            ),
             root_cas: named(client, &CONFIG_MAPS, "kube-root-ca.crt"),
             cluster_info: Reflector::selecting(
                 client.clone(),
@@ -222,6 +286,13 @@ impl Caches {
                     ..Selection::default()
                 },
             ),
+            service_cidrs: all(client, &SERVICE_CIDRS),
+            ip_addresses: Reflector::metadata(
+                client.clone(),
+                IP_ADDRESSES.clone(),
+                Selection::default(),
+            ),
+            admission_policies: all(client, &ADMISSION_POLICIES),
             goings: Goings::default(),
         }
     }
@@ -229,77 +300,21 @@ impl Caches {
     /// Runs every reflector in `tasks`.
     pub(crate) fn start(&self, tasks: &mut JoinSet<()>, stop: &CancellationToken) {
         macro_rules! start {
-            ($($field:ident),* $(,)?) => {
+            ($($field:ident),*) => {
                 $(tasks.spawn(self.$field.clone().run(stop.clone()));)*
             };
         }
-        start!(
-            pods,
-            nodes,
-            namespaces,
-            services,
-            endpoints,
-            slices,
-            service_accounts,
-            root_cas,
-            cluster_info,
-            replica_sets,
-            replication_controllers,
-            deployments,
-            daemon_sets,
-            stateful_sets,
-            revisions,
-            jobs,
-            cron_jobs,
-            autoscalers,
-            node_leases,
-            budgets,
-            cluster_roles,
-            quotas,
-            claims,
-            volumes,
-            storage_classes,
-            signing_requests,
-            bootstrap_tokens,
-        );
+        reflectors!(start);
     }
 
     /// Waits until every reflector knows the initial state.
     pub(crate) async fn synced(&self) {
         macro_rules! synced {
-            ($($field:ident),* $(,)?) => {
+            ($($field:ident),*) => {
                 $(self.$field.synced().await;)*
             };
         }
-        synced!(
-            pods,
-            nodes,
-            namespaces,
-            services,
-            endpoints,
-            slices,
-            service_accounts,
-            root_cas,
-            cluster_info,
-            replica_sets,
-            replication_controllers,
-            deployments,
-            daemon_sets,
-            stateful_sets,
-            revisions,
-            jobs,
-            cron_jobs,
-            autoscalers,
-            node_leases,
-            budgets,
-            cluster_roles,
-            quotas,
-            claims,
-            volumes,
-            storage_classes,
-            signing_requests,
-            bootstrap_tokens,
-        );
+        reflectors!(synced);
     }
 }
 

@@ -41,6 +41,9 @@ pub struct Args {
     /// Private key that signs service account tokens
     #[arg(long)]
     pub service_account_private_key_file: Option<PathBuf>,
+    /// How long a token that was made unasked may be unused before it is marked, and then deleted
+    #[arg(long, default_value = "8760h", value_parser = client::parse_duration)]
+    pub legacy_service_account_token_clean_up_period: std::time::Duration,
     /// CA certificate published in every namespace
     #[arg(long)]
     pub root_ca_file: Option<PathBuf>,

@@ -10,6 +10,7 @@ mod bus;
 mod certificates;
 mod clients;
 mod conformance;
+mod control;
 mod controllers;
 mod custom;
 mod faults;
@@ -64,6 +65,7 @@ pub(crate) fn run(filter: &str) -> ExitCode {
                 .iter()
                 .chain(lifecycle::STEPS)
                 .chain(controllers::STEPS)
+                .chain(control::STEPS)
                 .chain(loops::STEPS)
                 .chain(clients::STEPS)
                 .chain(bus::STEPS)

@@ -9,6 +9,7 @@ pub mod authenticator;
 pub mod authorizer;
 pub mod escalation;
 pub mod impersonate;
+pub mod legacy_token;
 pub mod node;
 pub mod objects;
 pub mod rbac;

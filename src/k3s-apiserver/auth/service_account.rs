@@ -13,6 +13,7 @@ use pki::jwt::{PublicKey, SigningKey, Token};
 use ring::digest::{SHA256, digest};
 use serde_json::{Value, json};
 
+use super::legacy_token::{self, Used};
 use super::objects::{Objects, text, texts};
 use crate::storage::entry::Entry;
 use crate::user::UserInfo;
@@ -37,6 +38,8 @@ pub struct Tokens {
     /// `--service-account-max-token-expiration`, in seconds; 0 for no limit.
     pub max_expiration: i64,
     pub extend_expiration: bool,
+    /// What `legacy_token::track` is to write down.
+    pub(super) used: Used,
     checked: Mutex<Checked>,
 }
 
@@ -119,8 +122,8 @@ impl Tokens {
             audiences
         };
         let checked = Mutex::default();
-        let (max_expiration, extend_expiration) = (0, true);
-        Self { issuers, audiences, keys, max_expiration, extend_expiration, checked }
+        let (max_expiration, extend_expiration, used) = (0, true, Used::default());
+        Self { issuers, audiences, keys, max_expiration, extend_expiration, used, checked }
     }
 
     /// Checks a bearer token. `Ok(None)`: not one of ours, ask somebody else.
@@ -147,8 +150,12 @@ impl Tokens {
                 quoted(wanted)
             ));
         }
-        check_times(&claims, now)?;
-        let user = check_objects(objects, &claims, now)?;
+        let user = if text(&claims, &["iss"]) == legacy_token::ISSUER {
+            legacy_token::check(objects, token, &claims, now, &self.used)?
+        } else {
+            check_times(&claims, now)?;
+            check_objects(objects, &claims, now)?
+        };
         Ok(Some(Identity { user, audiences }))
     }
 
@@ -169,7 +176,7 @@ impl Tokens {
         }
         let Some(parsed) = Token::parse(token) else { return Ok(None) };
         let issuer = text(&parsed.claims, &["iss"]);
-        if !self.issuers.iter().any(|own| own == issuer) {
+        if issuer != legacy_token::ISSUER && !self.issuers.iter().any(|own| own == issuer) {
             return Ok(None);
         }
         if !parsed.is_signed_by(&keys.public) {

@@ -27,14 +27,19 @@ mod replicaset;
 mod resourcequota;
 mod root_ca;
 mod serviceaccount;
+mod servicecidrs;
 mod servicelb;
 mod statefulset;
 mod token_cleaner;
+mod tokens;
 mod ttl;
+mod validatingadmissionpolicystatus;
 
 pub(crate) use certificates::SigningRequest;
 pub(crate) use resourcequota::Quota;
 pub(crate) use token_cleaner::BootstrapToken;
+pub(crate) use tokens::TokenSecret;
+pub(crate) use validatingadmissionpolicystatus::AdmissionPolicy;
 
 use crate::Controller;
 
@@ -97,6 +102,16 @@ pub(crate) static CONTROLLERS: &[Controller] = &[
     Controller { name: "ttl-controller", start: node_ttl::start },
     Controller { name: "bootstrap-signer-controller", start: bootstrap_signer::start },
     Controller { name: "token-cleaner-controller", start: token_cleaner::start },
+    Controller { name: "service-cidr-controller", start: servicecidrs::start },
+    Controller { name: "serviceaccount-token-controller", start: tokens::start },
+    Controller {
+        name: "legacy-serviceaccount-token-cleaner-controller",
+        start: tokens::start_cleaning,
+    },
+    Controller {
+        name: "validatingadmissionpolicy-status-controller",
+        start: validatingadmissionpolicystatus::start,
+    },
     Controller { name: "servicelb-controller", start: servicelb::start },
     Controller { name: "cluster-dns-controller", start: dns::start },
     Controller { name: "addon-controller", start: addon::start },

@@ -1,6 +1,10 @@
 //! Every active namespace has the ConfigMap `kube-root-ca.crt`, by which pods know the API server.
 
-use std::{fs, path::PathBuf, sync::Arc};
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
 
 use anyhow::{Context, Result};
 use client::{Action, Key, Patch, WorkQueue, is_already_exists, is_not_found};
@@ -44,29 +48,33 @@ pub(crate) fn start(cx: &Cx) -> Running {
     });
     let namespaces = cx.caches.namespaces.lister();
     Box::pin(async move {
-        let follow = async {
-            let mut changes = daemon::Changes::of(path.parent())?;
-            loop {
-                changes.next().await?;
-                namespaces.list().iter().for_each(|it| queue.add(it.metadata.key()));
-            }
-        };
-        let follow = async {
-            let ended: Result<()> = follow.await;
-            if let Err(err) = ended {
-                let err = format!("{err:#}");
-                tracing::warn!(err, "Root CA file is not followed, publishing it as it is");
-            }
-            std::future::pending::<()>().await;
-        };
+        let all = || namespaces.list().iter().for_each(|it| queue.add(it.metadata.key()));
         tokio::select! {
             () = work => {}
-            () = follow => {}
+            () = follow(&path, all) => {}
         }
     })
 }
 
-fn bundle(cx: &Cx) -> Option<(PathBuf, Arc<Live<String>>)> {
+/// Calls back for every change beside the root CA file, for ever.
+pub(super) async fn follow(path: &Path, changed: impl Fn()) {
+    let changes = async {
+        let mut changes = daemon::Changes::of(path.parent())?;
+        loop {
+            changes.next().await?;
+            changed();
+        }
+    };
+    let ended: Result<()> = changes.await;
+    if let Err(err) = ended {
+        let err = format!("{err:#}");
+        tracing::warn!(err, "Root CA file is not followed, publishing it as it is");
+    }
+    std::future::pending().await
+}
+
+/// The root CA as its file has it.
+pub(super) fn bundle(cx: &Cx) -> Option<(PathBuf, Arc<Live<String>>)> {
     let path = cx.args.root_ca_file.clone()?;
     let file = path.clone();
     match Live::new(vec![path.clone()], move || Ok(fs::read_to_string(&file)?)) {

@@ -11,7 +11,7 @@ use serde_json::json;
 use crate::{
     Cx, Running,
     caches::SERVICE_ACCOUNTS,
-    types::{Partial, core::Namespace},
+    types::core::{Namespace, ServiceAccount},
     workers,
 };
 
@@ -24,7 +24,9 @@ pub(crate) fn start(cx: &Cx) -> Running {
     cx.caches.namespaces.on_event(move |event| filled.add(event.object().metadata.key()));
     let filled = queue.clone();
     cx.caches.service_accounts.on_event(move |event| {
-        if let Event::Deleted(account) = event {
+        if let Event::Deleted(account) = event
+            && account.metadata.name == "default"
+        {
             filled.add(Key::cluster(account.metadata.namespace.clone()));
         }
     });
@@ -36,7 +38,7 @@ pub(crate) fn start(cx: &Cx) -> Running {
 }
 
 /// Whether an account must be made.
-fn plan(namespace: &Namespace, account: Option<&Partial>) -> bool {
+fn plan(namespace: &Namespace, account: Option<&ServiceAccount>) -> bool {
     namespace.status.phase != "Terminating"
         && !namespace.metadata.is_deleting()
         && account.is_none()
@@ -52,7 +54,7 @@ async fn reconcile(cx: &Cx, key: &Key) -> Result<Action> {
         "apiVersion": "v1", "kind": "ServiceAccount",
         "metadata": {"name": "default", "namespace": key.name},
     });
-    match cx.rest.create::<Partial>(&SERVICE_ACCOUNTS, &key.name, &body).await {
+    match cx.rest.create::<ServiceAccount>(&SERVICE_ACCOUNTS, &key.name, &body).await {
         Ok(account) => cx.caches.service_accounts.observe(account),
         Err(err) if is_already_exists(&err) || is_not_found(&err) => {}
         Err(err) if is_namespace_terminating(&err) => {}
@@ -69,7 +71,7 @@ mod tests {
     fn only_active_namespaces_without_an_account_get_one() {
         let mut namespace = Namespace::default();
         assert!(plan(&namespace, None));
-        assert!(!plan(&namespace, Some(&Partial::default())));
+        assert!(!plan(&namespace, Some(&ServiceAccount::default())));
         namespace.status.phase = "Terminating".into();
         assert!(!plan(&namespace, None));
     }

@@ -13,7 +13,7 @@ use super::{
 };
 use crate::amounts::{Amounts, Resources};
 
-object!(Pod, Service, Endpoints, Node, Namespace, ConfigMap);
+object!(Pod, Service, Endpoints, Node, Namespace, ConfigMap, ServiceAccount);
 
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(default)]
@@ -384,6 +384,28 @@ pub(crate) struct ConfigMap {
     pub metadata: Meta,
     #[serde(deserialize_with = "null_default")]
     pub data: BTreeMap<String, String>,
+}
+
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+pub(crate) struct ServiceAccount {
+    pub metadata: Meta,
+    #[serde(deserialize_with = "null_default")]
+    pub secrets: Vec<SecretReference>,
+}
+
+/// A Secret that a ServiceAccount names.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+pub(crate) struct SecretReference {
+    pub name: String,
+}
+
+impl ServiceAccount {
+    /// Whether the account names this Secret, as it did when its token was made unasked.
+    pub(crate) fn names(&self, secret: &str) -> bool {
+        self.secrets.iter().any(|it| it.name == secret)
+    }
 }
 
 #[cfg(test)]

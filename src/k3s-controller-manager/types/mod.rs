@@ -9,6 +9,7 @@ pub(crate) mod batch;
 pub(crate) mod coordination;
 pub(crate) mod core;
 pub(crate) mod discovery;
+pub(crate) mod networking;
 pub(crate) mod policy;
 pub(crate) mod rbac;
 pub(crate) mod storage;

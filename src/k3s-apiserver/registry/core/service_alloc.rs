@@ -64,11 +64,27 @@ pub(super) fn allocate(
     }
     let used = used(cluster, obj);
     let mut held = Reservation::default();
-    cluster_ips(obj, old, ranges, &used, &mut held, errs);
+    cluster_ips(obj, old, &ready_ranges(cluster), &used, &mut held, errs);
     let range = i64::from(*cluster.options.node_ports.start())
         ..=i64::from(*cluster.options.node_ports.end());
     node_ports(obj, old, &range, &used, &mut held, errs);
     if dry_run || held.0.is_empty() { None } else { Some(Box::new(held)) }
+}
+
+/// The ranges that may be allocated from: those of ServiceCIDRs that are ready and stay. Before
+/// there are any, those of the flags.
+fn ready_ranges(cluster: &Cluster) -> Vec<IpNetwork> {
+    let mut ranges = Vec::new();
+    for entry in cluster.list("servicecidrs.networking.k8s.io", "") {
+        let object = entry.object();
+        let mut conditions = list(&object, "status.conditions").iter();
+        let ready = conditions.any(|it| it["type"] == "Ready" && it["status"] == "True");
+        if ready && !has(&object, "metadata.deletionTimestamp") {
+            ranges
+                .extend(texts(&object, "spec.cidrs").filter_map(|it| it.parse::<IpNetwork>().ok()));
+        }
+    }
+    if ranges.is_empty() { cluster.options.service_cidrs.clone() } else { ranges }
 }
 
 /// Does the service need a port for health checks of its load balancer?
@@ -193,16 +209,19 @@ fn cluster_ips(
     let families: Vec<String> = texts(obj, "spec.ipFamilies").map(str::to_owned).collect();
     let mut ips = Vec::new();
     for (n, wanted) in families.iter().enumerate() {
-        let Some(range) = ranges.iter().find(|range| family(range) == wanted) else {
+        let ranges: Vec<&IpNetwork> =
+            ranges.iter().filter(|range| family(range) == wanted).collect();
+        if ranges.is_empty() {
             if let Some(ip) = asked.get(n) {
                 out_of_range(errs, &asked, ip);
             }
             continue;
-        };
+        }
         match asked.get(n) {
             Some(ip) if had.contains(ip) => ips.push(ip.clone()),
             Some(ip) => {
-                if !ip.parse::<IpAddr>().is_ok_and(|ip| range.contains(ip)) {
+                let inside = |ip: IpAddr| ranges.iter().any(|range| range.contains(ip));
+                if !ip.parse().is_ok_and(inside) {
                     out_of_range(errs, &asked, ip);
                 } else if used.ips.contains(ip) || !held.take(ip.clone()) {
                     let detail =
@@ -212,7 +231,7 @@ fn cluster_ips(
                     ips.push(ip.clone());
                 }
             }
-            None => match free_ip(range, used, held) {
+            None => match ranges.iter().find_map(|range| free_ip(range, used, held)) {
                 Some(ip) => ips.push(ip),
                 None => errs.internal(
                     spec().child("clusterIPs"),

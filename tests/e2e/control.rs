@@ -1,0 +1,134 @@
+//! What the control plane keeps for others: ranges of Services, tokens in Secrets, what is wrong
+//! with policies.
+
+use std::process::Command;
+
+use anyhow::{Result, ensure};
+
+use super::Step;
+use super::controllers::get;
+use crate::cluster::{Cluster, PATIENCE, apply, kubectl, kubectl_command, kubectl_fails};
+
+pub(super) const STEPS: &[Step] = &[
+    ("a second range of Services is used, and stays while an address is in it", service_cidr),
+    ("a Secret gets the token of its account, and goes with it", token_secret),
+    ("a policy's status says which expressions do not fit their types", policy_types),
+];
+
+fn service_cidr(cluster: &mut Cluster) -> Result<()> {
+    apply(
+        r#"
+apiVersion: networking.k8s.io/v1
+kind: ServiceCIDR
+metadata: { name: more }
+spec: { cidrs: [10.99.0.0/24] }
+"#,
+    )?;
+    let ready = ".status.conditions[?(@.type=='Ready')]";
+    cluster.wait("the range to be ready", PATIENCE, || {
+        Ok(get("servicecidr/more", &format!("{ready}.status"))? == "True")
+    })?;
+    kubectl(&["create", "service", "clusterip", "there", "--tcp=80", "--clusterip=10.99.0.7"])?;
+    kubectl(&["delete", "servicecidr/more", "--wait=false"])?;
+    cluster.wait("the range to be held", PATIENCE, || {
+        Ok(get("servicecidr/more", &format!("{ready}.reason"))? == "Terminating")
+    })?;
+    let refused = ["create", "service", "clusterip", "late", "--tcp=80", "--clusterip=10.99.0.8"];
+    kubectl_fails(&refused)?;
+    kubectl(&["delete", "service/there"])?;
+    cluster.wait("the range to go", PATIENCE, || {
+        Ok(kubectl_fails(&["get", "servicecidr/more"]).is_ok())
+    })
+}
+
+/// Who the API server takes the bearer of a token for.
+fn bearer(token: &str) -> Result<String> {
+    let mut command: Command = kubectl_command();
+    command.args([
+        "--token",
+        token,
+        "auth",
+        "whoami",
+        "-o",
+        "jsonpath={.status.userInfo.username}",
+    ]);
+    // A client certificate would go before the token.
+    command.args(["--kubeconfig", "/dev/null", "--server", "https://127.0.0.1:6443"]);
+    command.arg("--insecure-skip-tls-verify");
+    let output = command.output()?;
+    Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+}
+
+fn token_secret(cluster: &mut Cluster) -> Result<()> {
+    kubectl(&["create", "serviceaccount", "robot"])?;
+    apply(
+        r#"
+apiVersion: v1
+kind: Secret
+metadata: { name: robot-token, annotations: { kubernetes.io/service-account.name: robot } }
+type: kubernetes.io/service-account-token
+"#,
+    )?;
+    let mut token = String::new();
+    cluster.wait("a token", PATIENCE, || {
+        token = kubectl(&[
+            "get",
+            "secret/robot-token",
+            "-o",
+            "go-template={{.data.token | base64decode}}",
+        ])
+        .unwrap_or_default();
+        Ok(token.matches('.').count() == 2)
+    })?;
+    let namespace = get("secret/robot-token", ".data.namespace")?;
+    ensure!(namespace == "ZGVmYXVsdA==", "the namespace is {namespace}");
+    ensure!(!get("secret/robot-token", ".data.ca\\.crt")?.is_empty(), "there is no CA");
+    let name = bearer(&token)?;
+    ensure!(name == "system:serviceaccount:default:robot", "the bearer is {name:?}");
+    cluster.wait("its use to be noted", PATIENCE, || {
+        let label = ".metadata.labels.kubernetes\\.io/legacy-token-last-used";
+        Ok(get("secret/robot-token", label)?.len() == "2026-01-01".len())
+    })?;
+    kubectl(&["delete", "serviceaccount/robot"])?;
+    cluster.wait("the Secret to go", PATIENCE, || {
+        Ok(kubectl_fails(&["get", "secret/robot-token"]).is_ok())
+    })?;
+    let name = bearer(&token)?;
+    ensure!(name.is_empty(), "the token is still good for {name}");
+    Ok(())
+}
+
+fn policy_types(cluster: &mut Cluster) -> Result<()> {
+    apply(
+        r#"
+apiVersion: admissionregistration.k8s.io/v1
+kind: ValidatingAdmissionPolicy
+metadata: { name: typed }
+spec:
+  matchConstraints:
+    resourceRules:
+    - { apiGroups: [apps], apiVersions: [v1], operations: [CREATE], resources: [deployments] }
+  validations:
+  - { expression: object.spec.replicas > 1 && object.metadata.name != "x" }
+  - { expression: object.spec.replicas > "1" }
+  - { expression: "true", messageExpression: object.spec.nothing }
+"#,
+    )?;
+    cluster.wait("the policy to be judged", PATIENCE, || {
+        Ok(get("validatingadmissionpolicy/typed", ".status.observedGeneration")? == "1")
+    })?;
+    let warnings = ".status.typeChecking.expressionWarnings[*]";
+    let fields = get("validatingadmissionpolicy/typed", &format!("{warnings}.fieldRef"))?;
+    ensure!(
+        fields == "spec.validations[1].expression spec.validations[2].messageExpression",
+        "the warnings are about {fields}"
+    );
+    let text = get("validatingadmissionpolicy/typed", &format!("{warnings}.warning"))?;
+    ensure!(
+        text.starts_with(
+            "apps/v1, Kind=Deployment: ERROR: <input>:1:22: found no matching overload"
+        ) && text.contains("undefined field 'nothing'"),
+        "{text}"
+    );
+    kubectl(&["delete", "validatingadmissionpolicy/typed"]).map(drop)
+}
