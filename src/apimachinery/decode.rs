@@ -114,7 +114,7 @@ impl Decoded {
 pub fn body(bytes: &[u8], media: Media, expected: &Expected<'_>) -> Result<Decoded, Status> {
     if bytes.len() > MAX_BODY_BYTES {
         let text = format!("limit is {MAX_BODY_BYTES}");
-        return Err(Status::request_entity_too_large(text));
+        return Err(Status::too_large(&text));
     }
     let unrecognized = |why: &str| {
         let (kind, summary) = (expected.kind, summary(bytes));

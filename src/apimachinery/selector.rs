@@ -153,7 +153,7 @@ fn sorted(values: &[String]) -> String {
 const BARE: &str = "\u{1}";
 
 fn requirement(key: &str, operator: Operator) -> Result<Requirement, String> {
-    let mut errors = validation::qualified_name(key).into_iter();
+    let mut errors = validation::qualified_problems(key).into_iter();
     if let Some(error) = errors.next() {
         return Err(format!("{BARE}key: Invalid value: {}: {error}", quote(key)));
     }
@@ -164,7 +164,7 @@ fn requirement(key: &str, operator: Operator) -> Result<Requirement, String> {
             ));
         }
         for (index, value) in values.iter().enumerate() {
-            if let Some(error) = validation::label_value(value).into_iter().next() {
+            if let Some(error) = validation::label_value_problems(value).into_iter().next() {
                 let value = quote(value);
                 return Err(format!(
                     "{BARE}values[{index}][{key}]: Invalid value: {value}: {error}"

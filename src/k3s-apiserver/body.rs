@@ -4,14 +4,13 @@ use std::convert::Infallible;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
+use apimachinery::status::Status;
 use bytes::Bytes;
 use futures::{FutureExt, Stream};
 use http::header::{CONTENT_TYPE, HeaderValue};
 use http::{Response, StatusCode};
 use http_body::{Frame, SizeHint};
 use http_body_util::{BodyExt, Full};
-
-use crate::status::Status;
 
 /// The body of every answer.
 pub enum Body {

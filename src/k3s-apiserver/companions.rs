@@ -9,6 +9,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use apimachinery::status::Status;
 use jiff::Timestamp;
 use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
@@ -16,7 +17,6 @@ use tracing::warn;
 
 use crate::api_server::ApiServer;
 use crate::registry::Object;
-use crate::status::Status;
 use crate::storage::Storage;
 use crate::storage::entry::encode;
 use crate::storage::keys::object_key;

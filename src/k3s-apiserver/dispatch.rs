@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use apimachinery::status::Status;
 use http::header::ACCEPT;
 use http::{Method, Response, StatusCode};
 use hyper::body::Incoming;
@@ -11,7 +12,6 @@ use crate::body::{Body, refusal, text};
 use crate::filter::{Call, read_body};
 use crate::kinds::Kind;
 use crate::negotiate::{Accept, CUSTOM_ACCEPTED};
-use crate::status::Status;
 use crate::{documents, health, verbs};
 
 /// Answers an authorised request.

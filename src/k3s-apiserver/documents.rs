@@ -7,6 +7,7 @@ use std::sync::{Arc, OnceLock};
 
 use apimachinery::decode::Media;
 use apimachinery::protobuf;
+use apimachinery::status::Status;
 use http::header::{ACCEPT, CACHE_CONTROL, CONTENT_TYPE, ETAG, HeaderValue, IF_NONE_MATCH, VARY};
 use http::{Response, StatusCode};
 use serde_json::{Value, json};
@@ -17,7 +18,6 @@ use crate::filter::Call;
 use crate::kinds::Kind;
 use crate::negotiate::Accept;
 use crate::openapi;
-use crate::status::Status;
 
 const AGGREGATED: &str = "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList";
 const META: &str = "io.k8s.apimachinery.pkg.apis.meta.v1";

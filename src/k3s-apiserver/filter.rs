@@ -6,6 +6,7 @@ use std::sync::atomic::Ordering;
 use std::time::Instant;
 
 use apimachinery::decode::Media;
+use apimachinery::status::Status;
 use bytes::{Bytes, BytesMut};
 use http::header::{CACHE_CONTROL, CONTENT_TYPE, HeaderValue};
 use http::request::Parts;
@@ -23,7 +24,6 @@ use crate::metrics::Labels;
 use crate::negotiate::Accept;
 use crate::request::{Query, RequestInfo};
 use crate::server::Peer;
-use crate::status::Status;
 use crate::supervisor;
 use crate::user::UserInfo;
 use crate::verbs::render::encode;

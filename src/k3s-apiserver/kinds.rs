@@ -10,11 +10,11 @@ use std::sync::Arc;
 
 use api::resources::Resource;
 use api::schema::{Node, Schema, TypeId};
+use apimachinery::status::About;
 use arc_swap::ArcSwap;
 
 use crate::custom::Custom;
 use crate::registry::{Generic, Strategy, strategies};
-use crate::status::About;
 use crate::storage::keys::builtin_prefix;
 use crate::storage::store::Store;
 

@@ -34,7 +34,6 @@ pub mod rewrite;
 pub mod server;
 pub mod start;
 pub mod startup;
-pub mod status;
 pub mod storage;
 pub mod supervisor;
 pub mod tls;

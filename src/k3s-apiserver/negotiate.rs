@@ -1,10 +1,9 @@
 //! Content negotiation: what the client sends and what it wants back.
 
 use apimachinery::decode::Media;
+use apimachinery::status::Status;
 use http::HeaderMap;
 use http::header::{ACCEPT, CONTENT_TYPE, HeaderValue};
-
-use crate::status::Status;
 
 /// What every resource speaks, as refusals list it.
 pub const ACCEPTED: &str =

@@ -9,6 +9,7 @@ use std::pin::Pin;
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
+use apimachinery::status::Status;
 use bytes::Bytes;
 use futures::stream;
 use http::header::{
@@ -39,7 +40,6 @@ use crate::cluster::Cluster;
 use crate::filter::Call;
 use crate::kinds::Kind;
 use crate::rewrite;
-use crate::status::Status;
 use crate::verbs::options::WriteOptions;
 use crate::verbs::write::Draft;
 

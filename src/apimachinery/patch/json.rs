@@ -30,7 +30,7 @@ pub fn apply(object: &mut Value, patch: &[u8]) -> Result<(), Status> {
         return Err(Status::bad_request(text));
     };
     if operations.len() > MAX_OPERATIONS {
-        return Err(Status::request_entity_too_large(format!(
+        return Err(Status::too_large(&format!(
             "The allowed maximum operations in a JSON patch is {MAX_OPERATIONS}, got {}",
             operations.len()
         )));

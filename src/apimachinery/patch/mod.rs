@@ -7,7 +7,7 @@ use serde_json::Value;
 use api::schema::Node;
 
 use crate::decode::{self, TypeError};
-use crate::field::FieldError;
+use crate::field::{FieldError, FieldErrors};
 use crate::gotext;
 use crate::json::{self as parser, MAX_DEPTH};
 use crate::status::Status;
@@ -112,7 +112,7 @@ impl Patched {
 }
 
 fn invalid(shown: &str, why: &str) -> Status {
-    Status::invalid("", "", "", &[FieldError::invalid("patch", shown, why)])
+    Status::invalid("", "", "", &FieldErrors(vec![FieldError::invalid("patch", shown, why)]))
 }
 
 fn parse_object(patch: &[u8]) -> Result<parser::Parsed, Status> {

@@ -34,7 +34,7 @@ pub fn apply(object: &mut Value, patch: Value, node: Node<'_>) -> Result<(), Sta
         Value::Object(map) => map,
         _ => Map::new(),
     };
-    let merged = merge_map(original, patch, Some(node)).map_err(Status::unknown)?;
+    let merged = merge_map(original, patch, Some(node)).map_err(Status::plain)?;
     *object = Value::Object(merged);
     Ok(())
 }

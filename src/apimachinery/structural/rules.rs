@@ -11,7 +11,7 @@ use serde_json::Value;
 use super::Structural;
 use super::validate::same_item;
 use crate::cel::{self, Program, Ty, Val, Vars};
-use crate::field::{ErrorKind, FieldError, index, key};
+use crate::field::{ErrorKind, FieldError, index, key, show};
 
 /// The largest body, which limits how many elements a value without limits can have.
 const BODY_MAX: u64 = 3 * 1024 * 1024;
@@ -306,14 +306,14 @@ impl Rule {
         let field = place(format!("{path}{}", self.field).trim_start_matches('.').to_owned());
         let detail = self.message(vars);
         let scalar = !value.is_object() && !value.is_array();
-        let shown = scalar.then(|| value.clone());
-        let (kind, value, detail) = match self.reason.as_str() {
-            "FieldValueRequired" => (ErrorKind::Required, None, detail),
-            "FieldValueForbidden" => (ErrorKind::Forbidden, None, detail),
-            "FieldValueDuplicate" => (ErrorKind::Duplicate, shown, String::new()),
-            _ => (ErrorKind::Invalid, shown, detail),
+        let shown = if scalar { show(value) } else { String::new() };
+        let (kind, shown, detail) = match self.reason.as_str() {
+            "FieldValueRequired" => (ErrorKind::Required, "", &*detail),
+            "FieldValueForbidden" => (ErrorKind::Forbidden, "", &*detail),
+            "FieldValueDuplicate" => (ErrorKind::Duplicate, &*shown, ""),
+            _ => (ErrorKind::Invalid, &*shown, &*detail),
         };
-        Some(FieldError { kind, field, value, detail })
+        Some(FieldError::shown(kind, field, shown, detail))
     }
 
     fn message(&self, vars: &Vars<'_>) -> String {

@@ -1,10 +1,11 @@
 //! CertificateSubjectRestriction: nobody asks for a client certificate of `system:masters`.
 
+use apimachinery::status::Status;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use x509_parser::prelude::{FromDer, X509CertificationRequest, parse_x509_pem};
 
-use super::{Attributes, Refusal};
+use super::Attributes;
 use crate::registry::Object;
 use crate::registry::value::text;
 
@@ -12,7 +13,7 @@ const SIGNER: &str = "kubernetes.io/kube-apiserver-client";
 const MASTERS: &str = "system:masters";
 
 /// Refuses a request whose subject is in the group that nothing is forbidden to.
-pub(super) fn subject(cx: &Attributes<'_>, request: &Object) -> Result<(), Refusal> {
+pub(super) fn subject(cx: &Attributes<'_>, request: &Object) -> Result<(), Status> {
     if text(request, "spec.signerName") != SIGNER || !is_for_masters(text(request, "spec.request"))
     {
         return Ok(());

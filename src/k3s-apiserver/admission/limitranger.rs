@@ -2,9 +2,10 @@
 
 use std::collections::BTreeSet;
 
+use apimachinery::status::Status;
 use serde_json::{Map, Value, json};
 
-use super::{Attributes, Refusal};
+use super::Attributes;
 use crate::registry::Object;
 use crate::registry::core::resources::{nano, pod_total};
 use crate::registry::value::{at, key, list, list_mut, map, object, text};
@@ -61,7 +62,7 @@ fn merge(container: &mut Value, field: &str, defaults: &Map<String, Value>) -> V
 }
 
 /// Holds a pod or a claim against the bounds; all violations are told at once.
-pub(super) fn validate(cx: &Attributes<'_>, subject: &Object) -> Result<(), Refusal> {
+pub(super) fn validate(cx: &Attributes<'_>, subject: &Object) -> Result<(), Status> {
     for range in ranges(cx) {
         let mut found = Vec::new();
         for item in list(&range, "spec.limits") {

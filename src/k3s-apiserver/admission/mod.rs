@@ -17,20 +17,19 @@ mod serviceaccount;
 mod storage;
 mod webhooks;
 
-use std::borrow::Cow;
 use std::sync::Arc;
 
+use apimachinery::status::{About, Status};
 use jiff::Timestamp;
-use serde_json::{Value, json};
+use serde_json::Value;
 
 use crate::api_server::ApiServer;
 use crate::audit::Annotations;
 use crate::auth::Auth;
 use crate::cluster::Cluster;
 use crate::kinds::Kinds;
-use crate::registry::field::FieldErrors;
+use crate::registry::Object;
 use crate::registry::value::text;
-use crate::registry::{Object, field};
 use crate::storage::entry::Entry;
 use crate::user::UserInfo;
 
@@ -95,68 +94,24 @@ pub struct Attributes<'a> {
 impl Attributes<'_> {
     /// `pods` or `deployments.apps`, as `Cluster::get` and `Strategy::resource` name it.
     pub fn group_resource(&self) -> String {
-        if self.group.is_empty() {
-            self.resource.to_owned()
-        } else {
-            format!("{}.{}", self.resource, self.group)
-        }
+        apimachinery::meta::group_resource(self.group, self.resource)
     }
 
     /// 403 about the object of the URL.
-    pub fn forbidden(&self, detail: &str) -> Refusal {
+    pub fn forbidden(&self, detail: &str) -> Status {
         self.forbidden_for(None, detail)
     }
 
     /// 403 about an object that may not have its final name yet.
-    pub fn forbidden_for(&self, object: Option<&Object>, detail: &str) -> Refusal {
+    pub fn forbidden_for(&self, object: Option<&Object>, detail: &str) -> Status {
         let named = |path: &str| object.map(|object| text(object, path)).filter(|n| !n.is_empty());
         let name = Some(self.name)
             .filter(|name| !name.is_empty())
             .or_else(|| named("metadata.name"))
             .or_else(|| named("metadata.generateName"))
             .unwrap_or_default();
-        Refusal {
-            code: 403,
-            reason: "Forbidden".into(),
-            message: format!("{} {name:?} is forbidden: {detail}", self.group_resource()),
-            causes: Vec::new(),
-            details: about(self.group, self.resource, name),
-        }
-    }
-}
-
-fn about(group: &str, kind: &str, name: &str) -> Value {
-    let mut details = json!({"kind": kind});
-    for (field, value) in [("group", group), ("name", name)] {
-        if !value.is_empty() {
-            details[field] = json!(value);
-        }
-    }
-    details
-}
-
-/// A refusal: HTTP code, reason and the texts of the Status.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Refusal {
-    pub code: u16,
-    pub reason: Cow<'static, str>,
-    /// The whole message of the Status.
-    pub message: String,
-    pub causes: Vec<field::FieldError>,
-    /// `details` of the Status, without causes.
-    pub details: Value,
-}
-
-impl Refusal {
-    /// 422, as validation answers.
-    fn invalid(kind: &str, name: &str, errs: FieldErrors) -> Self {
-        Self {
-            code: 422,
-            reason: "Invalid".into(),
-            message: format!("{kind} {name:?} is invalid: {}", errs.aggregate()),
-            causes: errs.0,
-            details: about("", kind, name),
-        }
+        let (group, resource) = (self.group, self.resource);
+        Status::forbidden(About { group, resource, name }, detail)
     }
 }
 
@@ -167,7 +122,7 @@ pub async fn mutate(
     object: &mut Object,
     old: Option<&Object>,
     warnings: &mut Vec<String>,
-) -> Result<(), Refusal> {
+) -> Result<(), Status> {
     let cx = attributes;
     let mut rounds = Rounds::default();
     ours(cx, object, old)?;
@@ -182,7 +137,7 @@ pub async fn mutate(
 }
 
 /// The plugins that are part of this server.
-fn ours(cx: &Attributes<'_>, object: &mut Object, old: Option<&Object>) -> Result<(), Refusal> {
+fn ours(cx: &Attributes<'_>, object: &mut Object, old: Option<&Object>) -> Result<(), Status> {
     namespace_lifecycle::check(cx, Some(object))?;
     let create = cx.operation == Operation::Create && cx.subresource.is_empty();
     match (cx.group, cx.resource) {
@@ -226,7 +181,7 @@ pub async fn review(
     cx: &Attributes<'_>,
     object: &mut Object,
     warnings: &mut Vec<String>,
-) -> Result<(), Refusal> {
+) -> Result<(), Status> {
     let mut rounds = Rounds::default();
     webhooks::mutate(cx, Some(object), None, &mut rounds, warnings).await?;
     if rounds.again() {
@@ -242,7 +197,7 @@ pub async fn validate(
     object: Option<&Object>,
     old: Option<&Object>,
     warnings: &mut Vec<String>,
-) -> Result<(), Refusal> {
+) -> Result<(), Status> {
     let cx = attributes;
     if cx.operation == Operation::Delete {
         namespace_lifecycle::check(cx, None)?;
@@ -288,7 +243,7 @@ pub fn charges(
     cx: &Attributes<'_>,
     object: &Object,
     old: Option<&Object>,
-) -> Result<Vec<(Arc<Entry>, Object)>, Refusal> {
+) -> Result<Vec<(Arc<Entry>, Object)>, Status> {
     let reviewed = matches!(cx.group, "authorization.k8s.io" | "authentication.k8s.io");
     let counted = cx.subresource.is_empty() && !cx.namespace.is_empty() && !reviewed;
     if counted && matches!(cx.operation, Operation::Create | Operation::Update) {

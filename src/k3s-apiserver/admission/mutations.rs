@@ -8,10 +8,11 @@ use apimachinery::apply::lay_over;
 use apimachinery::cel::Vars;
 use apimachinery::decode::walk;
 use apimachinery::patch::json::apply;
+use apimachinery::status::Status;
 use serde_json::{Value, json};
 
+use super::Attributes;
 use super::policies::{Evaluation, bound, params};
-use super::{Attributes, Refusal};
 use crate::expressions::Scope;
 use crate::registry::Object;
 use crate::registry::value::{key, list, text};
@@ -35,7 +36,7 @@ pub(super) fn mutate(
     object: &mut Object,
     old: Option<&Object>,
     round: Round,
-) -> Result<(), Refusal> {
+) -> Result<(), Status> {
     if cx.group == "admissionregistration.k8s.io" {
         return Ok(());
     }
@@ -59,7 +60,7 @@ fn denied(
     policy: &Object,
     binding: &Object,
     why: &str,
-) -> Refusal {
+) -> Status {
     let (policy, binding) = (text(policy, "metadata.name"), text(binding, "metadata.name"));
     let why = format!("policy '{policy}' with binding '{binding}' denied request: {why}");
     let mut refusal = cx.forbidden_for(Some(object), &why);

@@ -1,17 +1,17 @@
 //! NamespaceLifecycle: nothing is made in a namespace that is not there or is going away, and some
 //! namespaces stay.
 
-use serde_json::Value;
+use apimachinery::status::{About, Status};
+use serde_json::{Value, json};
 
-use super::{Attributes, Operation, Refusal};
+use super::{Attributes, Operation};
 use crate::registry::Object;
-use crate::registry::field::FieldError;
 use crate::registry::value::{at, has, key, list, text};
 
 const IMMORTAL: &[&str] = &["default", "kube-system", "kube-public"];
 
 /// Runs before everything else, so that other plugins may count on the namespace.
-pub(super) fn check(cx: &Attributes<'_>, object: Option<&Object>) -> Result<(), Refusal> {
+pub(super) fn check(cx: &Attributes<'_>, object: Option<&Object>) -> Result<(), Status> {
     if cx.operation == Operation::Delete && cx.group.is_empty() && cx.resource == "namespaces" {
         if IMMORTAL.contains(&cx.name) && cx.subresource.is_empty() {
             return Err(cx.forbidden("this namespace may not be deleted"));
@@ -22,13 +22,8 @@ pub(super) fn check(cx: &Attributes<'_>, object: Option<&Object>) -> Result<(), 
         return Ok(());
     }
     let Some(namespace) = cx.cluster.get("namespaces", "", cx.namespace) else {
-        return Err(Refusal {
-            code: 404,
-            reason: "NotFound".into(),
-            message: format!("namespaces {:?} not found", cx.namespace),
-            causes: Vec::new(),
-            details: super::about("", "namespaces", cx.namespace),
-        });
+        let about = About { group: "", resource: "namespaces", name: cx.namespace };
+        return Err(Status::not_found(about));
     };
     let namespace = namespace.object();
     if text(&namespace, "status.phase") != "Terminating"
@@ -41,11 +36,11 @@ pub(super) fn check(cx: &Attributes<'_>, object: Option<&Object>) -> Result<(), 
         cx.namespace
     );
     let mut refusal = cx.forbidden_for(object, &detail);
-    refusal.causes.push(FieldError {
-        reason: "NamespaceTerminating",
-        field: "metadata.namespace".to_owned(),
-        message: terminating(&namespace, cx.namespace),
-    });
+    refusal.details["causes"] = json!([{
+        "reason": "NamespaceTerminating",
+        "message": terminating(&namespace, cx.namespace),
+        "field": "metadata.namespace",
+    }]);
     Err(refusal)
 }
 

@@ -1,6 +1,8 @@
 //! NodeRestriction: a kubelet writes its own node, its own pods and its own lease, and nothing else.
 
-use super::{Attributes, Operation, Refusal};
+use apimachinery::status::Status;
+
+use super::{Attributes, Operation};
 use crate::registry::Object;
 use crate::registry::value::{at, has, key, map, text};
 
@@ -17,7 +19,7 @@ pub(super) fn check(
     cx: &Attributes<'_>,
     object: Option<&Object>,
     old: Option<&Object>,
-) -> Result<(), Refusal> {
+) -> Result<(), Status> {
     let Some(node) = node_of(cx) else { return Ok(()) };
     match (cx.group, cx.resource) {
         ("", "pods") => pods(cx, node, object, old),
@@ -58,7 +60,7 @@ fn pods(
     node: &str,
     object: Option<&Object>,
     old: Option<&Object>,
-) -> Result<(), Refusal> {
+) -> Result<(), Status> {
     let host = |pod: &Object| text(pod, "spec.nodeName").to_owned();
     match (cx.subresource, cx.operation) {
         ("", Operation::Create) => {
@@ -98,7 +100,7 @@ fn nodes(
     node: &str,
     object: Option<&Object>,
     old: Option<&Object>,
-) -> Result<(), Refusal> {
+) -> Result<(), Status> {
     let name = match object {
         Some(object) if cx.operation == Operation::Create => text(object, "metadata.name"),
         _ => cx.name,
@@ -140,7 +142,7 @@ fn nodes(
     }
 }
 
-fn refuse_labels(cx: &Attributes<'_>, node: &str, bad: &[&String]) -> Result<(), Refusal> {
+fn refuse_labels(cx: &Attributes<'_>, node: &str, bad: &[&String]) -> Result<(), Status> {
     if bad.is_empty() {
         return Ok(());
     }
@@ -178,7 +180,7 @@ fn forbidden_label(label: &str) -> bool {
 }
 
 /// A kubelet asks only for tokens of pods that run on it.
-fn token(cx: &Attributes<'_>, node: &str, object: Option<&Object>) -> Result<(), Refusal> {
+fn token(cx: &Attributes<'_>, node: &str, object: Option<&Object>) -> Result<(), Status> {
     let Some(request) = object else { return Ok(()) };
     let bound = at(request, "spec.boundObjectRef");
     if text(bound, "kind") != "Pod" || text(bound, "name").is_empty() {

@@ -1,9 +1,10 @@
 //! The small plugins for pods: default tolerations, priority, runtime classes; and the taint that a
 //! new node starts with.
 
+use apimachinery::status::Status;
 use serde_json::{Value, json};
 
-use super::{Attributes, Refusal};
+use super::Attributes;
 use crate::registry::Object;
 use crate::registry::value::{at, flag, has, int, key, list, map, object, set, text};
 
@@ -38,7 +39,7 @@ fn push(pod: &mut Object, toleration: Value) {
 }
 
 /// Priority: the number and the preemption policy of the pod's class.
-pub(super) fn priority(cx: &Attributes<'_>, pod: &mut Object) -> Result<(), Refusal> {
+pub(super) fn priority(cx: &Attributes<'_>, pod: &mut Object) -> Result<(), Status> {
     let name = text(pod, "spec.priorityClassName").to_owned();
     let class = if name.is_empty() {
         default_class(cx)
@@ -98,7 +99,7 @@ fn default_class(cx: &Attributes<'_>) -> Option<Object> {
 }
 
 /// Only one class may be the default.
-pub(super) fn one_default_class(cx: &Attributes<'_>, class: &Object) -> Result<(), Refusal> {
+pub(super) fn one_default_class(cx: &Attributes<'_>, class: &Object) -> Result<(), Status> {
     if !flag(class, "globalDefault") {
         return Ok(());
     }
@@ -115,7 +116,7 @@ pub(super) fn one_default_class(cx: &Attributes<'_>, class: &Object) -> Result<(
 }
 
 /// RuntimeClass: the overhead and the nodes of a runtime.
-pub(super) fn runtime_class(cx: &Attributes<'_>, pod: &mut Object) -> Result<(), Refusal> {
+pub(super) fn runtime_class(cx: &Attributes<'_>, pod: &mut Object) -> Result<(), Status> {
     let name = text(pod, "spec.runtimeClassName").to_owned();
     if name.is_empty() {
         return Ok(());

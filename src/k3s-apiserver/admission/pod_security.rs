@@ -2,9 +2,10 @@
 //!
 //! `violations` is pure: a level and a pod spec in, upstream's words out.
 
+use apimachinery::status::Status;
 use serde_json::Value;
 
-use super::{Attributes, Refusal};
+use super::Attributes;
 use crate::registry::Object;
 use crate::registry::value::{at, flag, has, key, list, text, texts};
 
@@ -70,7 +71,7 @@ pub(super) fn check(
     object: &Object,
     old: Option<&Object>,
     warnings: &mut Vec<String>,
-) -> Result<(), Refusal> {
+) -> Result<(), Status> {
     let template = TEMPLATES
         .iter()
         .find(|(group, resource, _)| *group == cx.group && *resource == cx.resource)

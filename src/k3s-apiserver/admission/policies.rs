@@ -4,9 +4,10 @@
 
 use apimachinery::cel::{Opaque, Val, Vars};
 use apimachinery::selector::LabelSelector;
+use apimachinery::status::Status;
 use serde_json::{Value, json};
 
-use super::{Attributes, Refusal};
+use super::Attributes;
 use crate::auth::attributes::Attributes as Asked;
 use crate::expressions::{Params, Scope};
 use crate::registry::Object;
@@ -21,7 +22,7 @@ pub(super) fn check(
     object: Option<&Object>,
     old: Option<&Object>,
     warnings: &mut Vec<String>,
-) -> Result<(), Refusal> {
+) -> Result<(), Status> {
     // Whoever made a policy that refuses everything must be able to remove it.
     if cx.group == "admissionregistration.k8s.io" {
         return Ok(());
@@ -74,7 +75,7 @@ fn bound_policy(
     object: Option<&Object>,
     old: Option<&Object>,
     warnings: &mut Vec<String>,
-) -> Result<(), Refusal> {
+) -> Result<(), Status> {
     let fails = text(policy, "spec.failurePolicy") != "Ignore";
     let given = match params(cx, policy, binding) {
         Ok(given) => given,
@@ -111,7 +112,7 @@ fn denied(
     binding: &Object,
     message: &str,
     reason: &str,
-) -> Refusal {
+) -> Status {
     let (policy, binding) = (text(policy, "metadata.name"), text(binding, "metadata.name"));
     let why = format!(
         "ValidatingAdmissionPolicy '{policy}' with binding '{binding}' denied request: {message}"

@@ -5,9 +5,10 @@
 
 use std::sync::Arc;
 
+use apimachinery::status::Status;
 use serde_json::{Map, Value, json};
 
-use super::{Attributes, Refusal};
+use super::Attributes;
 use crate::registry::Object;
 use crate::registry::core::resources::{add, nano, pod_total, qos_class, quantity};
 use crate::registry::value::{at, has, int, key, list, map, set, text, texts};
@@ -19,7 +20,7 @@ pub(super) fn charges(
     cx: &Attributes<'_>,
     object: &Object,
     old: Option<&Object>,
-) -> Result<Vec<(Arc<Entry>, Object)>, Refusal> {
+) -> Result<Vec<(Arc<Entry>, Object)>, Status> {
     let mut out = Vec::new();
     for entry in cx.cluster.list("resourcequotas", cx.namespace) {
         let mut quota = entry.object();

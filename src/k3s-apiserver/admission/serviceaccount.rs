@@ -1,10 +1,11 @@
 //! ServiceAccount: every pod runs as somebody, and carries that account's token.
 
+use apimachinery::field::FieldErrors;
+use apimachinery::status::Status;
 use serde_json::{Value, json};
 
-use super::{Attributes, Refusal};
+use super::Attributes;
 use crate::registry::Object;
-use crate::registry::field::FieldErrors;
 use crate::registry::value::{at, has, key, list, list_mut, set, text};
 
 const MIRROR: &str = "kubernetes.io/config.mirror";
@@ -13,7 +14,7 @@ const TOKEN_SECONDS: i64 = 60 * 60 + 7;
 const PREFIX: &str = "kube-api-access-";
 
 /// Sets the account, its pull secrets and its token volume.
-pub(super) fn mutate(cx: &Attributes<'_>, pod: &mut Object) -> Result<(), Refusal> {
+pub(super) fn mutate(cx: &Attributes<'_>, pod: &mut Object) -> Result<(), Status> {
     if mirror(pod).is_some() {
         return Ok(());
     }
@@ -36,13 +37,13 @@ pub(super) fn mutate(cx: &Attributes<'_>, pod: &mut Object) -> Result<(), Refusa
 }
 
 /// What a mirror pod may not have, and that the account is there.
-pub(super) fn validate(cx: &Attributes<'_>, pod: &Object) -> Result<(), Refusal> {
+pub(super) fn validate(cx: &Attributes<'_>, pod: &Object) -> Result<(), Status> {
     if let Some(value) = mirror(pod) {
         if text(pod, "spec.nodeName").is_empty() {
             let mut errs = FieldErrors::default();
             let path = format!("metadata.annotations[{MIRROR}]");
             errs.invalid(path, value, "must set spec.nodeName if mirror pod annotation is set");
-            return Err(Refusal::invalid("Pod", text(pod, "metadata.name"), errs));
+            return Err(Status::invalid("", "Pod", text(pod, "metadata.name"), &errs));
         }
         if !text(pod, "spec.serviceAccountName").is_empty() {
             return Err(
@@ -68,7 +69,7 @@ fn mirror(pod: &Object) -> Option<&str> {
     key(at(pod, "metadata.annotations"), MIRROR).as_str()
 }
 
-fn account(cx: &Attributes<'_>, pod: &Object) -> Result<Object, Refusal> {
+fn account(cx: &Attributes<'_>, pod: &Object) -> Result<Object, Status> {
     let name = text(pod, "spec.serviceAccountName");
     match cx.cluster.get("serviceaccounts", cx.namespace, name) {
         Some(entry) => Ok(entry.object()),
@@ -139,7 +140,7 @@ fn suffix() -> String {
         .collect()
 }
 
-fn mountable(cx: &Attributes<'_>, account: &Object, pod: &Object) -> Result<(), Refusal> {
+fn mountable(cx: &Attributes<'_>, account: &Object, pod: &Object) -> Result<(), Status> {
     let allowed =
         |name: &str| list(account, "secrets").iter().any(|secret| text(secret, "name") == name);
     let name = text(account, "metadata.name");

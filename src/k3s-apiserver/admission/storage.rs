@@ -1,8 +1,9 @@
 //! The plugins for storage and ingress classes: defaults, protection, and growing claims.
 
+use apimachinery::status::Status;
 use serde_json::{Value, json};
 
-use super::{Attributes, Refusal};
+use super::Attributes;
 use crate::registry::Object;
 use crate::registry::core::resources::nano;
 use crate::registry::value::{at, flag, has, key, list, set, text};
@@ -43,7 +44,7 @@ pub(super) fn default_storage_class(cx: &Attributes<'_>, claim: &mut Object) {
 pub(super) fn default_ingress_class(
     cx: &Attributes<'_>,
     ingress: &mut Object,
-) -> Result<(), Refusal> {
+) -> Result<(), Status> {
     let old = key(at(ingress, "metadata.annotations"), "kubernetes.io/ingress.class");
     if has(ingress, "spec.ingressClassName") || !old.is_null() {
         return Ok(());
@@ -70,7 +71,7 @@ fn newest_default(cx: &Attributes<'_>, resource: &str, marks: &[&str]) -> Option
 }
 
 /// PersistentVolumeClaimResize: only a bound claim of a class that allows it may grow.
-pub(super) fn resize(cx: &Attributes<'_>, new: &Object, old: &Object) -> Result<(), Refusal> {
+pub(super) fn resize(cx: &Attributes<'_>, new: &Object, old: &Object) -> Result<(), Status> {
     let size = |claim: &Object| nano(at(claim, "spec.resources.requests.storage"));
     if size(new) <= size(old) {
         return Ok(());

@@ -8,6 +8,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
+use apimachinery::status::Status;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use futures::future::{join_all, select_all};
@@ -25,7 +26,6 @@ use crate::proxy::endpoint;
 use crate::registry::Object;
 use crate::registry::value::{flag, has, int, key, text};
 use crate::remote::{Place, Server};
-use crate::status::Status;
 use crate::storage::entry::{Entry, encode};
 use crate::storage::store::Store;
 use crate::storage::write::Change;

@@ -2,6 +2,7 @@
 //!
 //! Invariant: who the user is comes from us alone; headers of the client that say so are dropped.
 
+use apimachinery::status::Status;
 use http::header::{AUTHORIZATION, HOST, HeaderName, HeaderValue};
 use http::{HeaderMap, Response, StatusCode};
 use hyper::body::Incoming;
@@ -11,7 +12,6 @@ use crate::body::{Body, text};
 use crate::filter::Call;
 use crate::proxy::relay;
 use crate::remote::dial;
-use crate::status::Status;
 use crate::user::UserInfo;
 
 /// Hands the request on and the answer back.

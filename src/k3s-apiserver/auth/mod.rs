@@ -20,6 +20,7 @@ pub mod users;
 use std::sync::Arc;
 
 use anyhow::Context;
+use apimachinery::status::{About, Status};
 use arc_swap::ArcSwap;
 use http::request::Parts;
 use pki::Live;
@@ -38,7 +39,6 @@ use crate::filter::Call;
 use crate::kinds::Kind;
 use crate::request::{Query, RequestInfo};
 use crate::server::Peer;
-use crate::status::{About, Status};
 use crate::user::UserInfo;
 
 /// All that it takes to know who asks and what they may do.

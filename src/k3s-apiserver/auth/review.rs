@@ -4,6 +4,7 @@
 //! Nothing here is stored. Invariant: an answer is the question with a status, and nothing else of
 //! it changes.
 
+use apimachinery::field::FieldErrors;
 use apimachinery::gotext::quote;
 use jiff::Timestamp;
 use serde_json::{Map, Value, json};
@@ -13,7 +14,6 @@ use super::authenticator::{Authenticator, Credentials};
 use super::authorizer::Authorizer;
 use super::objects::{Objects, text, texts};
 use super::service_account::{Grant, Reference};
-use crate::registry::field::FieldErrors;
 use crate::user::UserInfo;
 
 /// The shortest lifetime of a token that may be asked for, in seconds.

@@ -8,6 +8,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use apimachinery::status::Status;
 use futures::future::select_all;
 use jiff::Timestamp;
 use serde_json::Value;
@@ -20,7 +21,6 @@ use crate::api_server::ApiServer;
 use crate::kinds::Kind;
 use crate::registry::Object;
 use crate::registry::value::text;
-use crate::status::Status;
 use crate::storage::entry::{Entry, encode};
 use crate::storage::store::Store;
 use crate::storage::write::{Change, Outcome};

@@ -8,6 +8,7 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use apimachinery::status::Status;
 use bytes::Bytes;
 use serde_json::{Value, json};
 
@@ -17,7 +18,6 @@ use crate::kinds::Kind;
 use crate::registry::value::{at, key, list, text, texts};
 use crate::registry::{Object, Strategy};
 use crate::remote::Server;
-use crate::status::Status;
 use crate::storage::entry::{Entry, encode};
 use crate::verbs::object::normalize;
 

@@ -2,6 +2,7 @@
 
 use apimachinery::decode::{FieldValidation, MAX_BODY_BYTES, Media, walk};
 use apimachinery::gotext::quote;
+use apimachinery::status::Status;
 use apimachinery::{json, yaml};
 use serde_json::{Map, Value};
 
@@ -9,7 +10,6 @@ use super::{Custom, metadata_node};
 use crate::kinds::Kind;
 use crate::negotiate::CUSTOM_ACCEPTED;
 use crate::registry::Object;
-use crate::status::Status;
 
 /// Decodes a body into an object of the kind; what strict decoding found goes to `warnings`, or
 /// refuses.

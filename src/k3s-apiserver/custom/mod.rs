@@ -15,7 +15,7 @@ mod print;
 use std::sync::LazyLock;
 
 use api::schema::Node;
-use apimachinery::field::{self, ErrorKind};
+use apimachinery::field::{ErrorKind, FieldError, FieldErrors};
 use apimachinery::jsonpath::JsonPath;
 use apimachinery::structural::{
     self, Root, Rules, Structural, canonical_numbers, drop_nulls, prune,
@@ -26,7 +26,7 @@ use serde_json::Value;
 use self::convert::Converter;
 use self::print::Column;
 use crate::registry::value::text;
-use crate::registry::{Cx, FieldErrors, Object, ScalePaths, Strategy};
+use crate::registry::{Cx, Object, ScalePaths, Strategy};
 
 pub use definition::kinds;
 
@@ -98,18 +98,16 @@ impl Custom {
             match found.iter().any(|error| blocks_rules(error.kind)) {
                 true => {
                     let detail = "some validation rules were not checked because the object was invalid; correct the existing errors to complete validation";
-                    found.push(field::FieldError::invalid("<nil>", Value::Null, detail));
+                    found.push(FieldError::invalid("<nil>", Value::Null, detail));
                 }
                 false => found.extend(rules.check(object, old, &self.schema).errors),
             }
         }
-        for error in found {
-            errors.add(error.kind.reason(), error.field.clone(), error.body());
-        }
+        errors.0.append(&mut found);
     }
 
     /// What a Scale could not show.
-    fn check_scale(&self, object: &Object, errors: &mut Vec<field::FieldError>) {
+    fn check_scale(&self, object: &Object, errors: &mut Vec<FieldError>) {
         let Some(paths) = &self.scale else { return };
         for path in [&paths.replicas, &paths.status_replicas] {
             let found = path.iter().try_fold(object, |value, name| value.get(name));
@@ -118,11 +116,11 @@ impl Custom {
             match found.as_i64() {
                 Some(count) if count < 0 => {
                     let detail = "should be a non-negative integer";
-                    errors.push(field::FieldError::invalid(shown, count, detail));
+                    errors.push(FieldError::invalid(shown, count, detail));
                 }
                 Some(count) if count > i64::from(i32::MAX) => {
                     let detail = format!("should be less than or equal to {}", i32::MAX);
-                    errors.push(field::FieldError::invalid(shown, count, detail));
+                    errors.push(FieldError::invalid(shown, count, detail));
                 }
                 _ => {}
             }

@@ -1,31 +1,16 @@
 //! `ObjectMeta`: what holds for the metadata of every kind.
 
+use apimachinery::field::{ErrorKind, FieldErrors, Path};
+use apimachinery::validation::{
+    label_1035_problems, label_problems, label_value_problems, path_segment_prefix_problems,
+    path_segment_problems, qualified_problems, subdomain_problems,
+};
 use serde_json::Value;
 
-use super::field::{FieldErrors, Path};
 use super::{NameRule, Object};
 use crate::kinds::Kind;
 
 const ANNOTATIONS_MAX: usize = 256 << 10;
-const LABEL_MAX: usize = 63;
-const NAME_MAX: usize = 253;
-
-const SUBDOMAIN: &str = "a lowercase RFC 1123 subdomain must consist of lower case alphanumeric characters, '-' or \
-     '.', and must start and end with an alphanumeric character (e.g. 'example.com', regex used \
-     for validation is '[a-z0-9]([-a-z0-9]*[a-z0-9])?(\\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*')";
-const LABEL: &str = "a lowercase RFC 1123 label must consist of lower case alphanumeric characters or '-', and \
-     must start and end with an alphanumeric character (e.g. 'my-name',  or '123-abc', regex used \
-     for validation is '[a-z0-9]([-a-z0-9]*[a-z0-9])?')";
-const LABEL_1035: &str = "a DNS-1035 label must consist of lower case alphanumeric characters or '-', start with an \
-     alphabetic character, and end with an alphanumeric character (e.g. 'my-name',  or 'abc-123', \
-     regex used for validation is '[a-z]([-a-z0-9]*[a-z0-9])?')";
-const QUALIFIED: &str = "name part must consist of alphanumeric characters, '-', '_' or '.', and must start and end \
-     with an alphanumeric character (e.g. 'MyName',  or 'my.name',  or '123-abc', regex used for \
-     validation is '([A-Za-z0-9][-A-Za-z0-9_.]*)?[A-Za-z0-9]')";
-const LABEL_VALUE: &str = "a valid label must be an empty string or consist of alphanumeric characters, '-', '_' or \
-     '.', and must start and end with an alphanumeric character (e.g. 'MyValue',  or 'my_value',  \
-     or '12345', regex used for validation is '(([A-Za-z0-9][-A-Za-z0-9_.]*)?[A-Za-z0-9])?')";
-
 /// Refuses bad metadata of a new object.
 pub fn validate(kind: &Kind, object: &Object, errs: &mut FieldErrors) {
     let path = Path::new("metadata");
@@ -114,7 +99,7 @@ fn update_once(new: &Object, old: &Object, errs: &mut FieldErrors) {
 
 /// Go's `%#v` of a string slice.
 fn format_strings(list: &[Value]) -> String {
-    let quoted: Vec<String> = list.iter().map(super::field::show).collect();
+    let quoted: Vec<String> = list.iter().map(apimachinery::field::show).collect();
     format!("[]string{{{}}}", quoted.join(", "))
 }
 
@@ -159,7 +144,7 @@ fn owners(path: &Path, owners: &Value, errs: &mut FieldErrors) {
         }
         if version == "v1" && of("kind") == "Event" {
             let detail = "/v1, Kind=Event is disallowed from being an owner";
-            errs.add("FieldValueInvalid", path, refusal(&show_owner(owner), detail));
+            errs.add(ErrorKind::Invalid, path, &show_owner(owner), detail);
         }
         if owner["controller"] != true {
             continue;
@@ -175,14 +160,10 @@ fn owners(path: &Path, owners: &Value, errs: &mut FieldErrors) {
                      references for {first} and {name}"
                 );
                 let shown = format!("[{}]", all.join(","));
-                errs.add("FieldValueInvalid", path, refusal(&shown, &detail));
+                errs.add(ErrorKind::Invalid, path, &shown, &detail);
             }
         }
     }
-}
-
-fn refusal(shown: &str, detail: &str) -> String {
-    format!("Invalid value: {shown}: {detail}")
 }
 
 /// An owner as Go marshals it.
@@ -237,107 +218,14 @@ pub fn name_problems(rule: NameRule, name: &str, prefix: bool) -> Vec<String> {
     } else {
         name
     };
-    let dns = |max: usize, good: bool, text: &str| {
-        let mut problems = Vec::new();
-        if checked.len() > max {
-            problems.push(format!("must be no more than {max} characters"));
-        }
-        if !good {
-            problems.push(text.to_owned());
-        }
-        problems
-    };
     match rule {
         NameRule::Own => Vec::new(),
-        NameRule::Subdomain => dns(NAME_MAX, checked.split('.').all(is_label), SUBDOMAIN),
-        NameRule::Label | NameRule::Service => dns(LABEL_MAX, is_label(checked), LABEL),
-        NameRule::Label1035 => {
-            let good = is_label(checked) && checked.starts_with(|c: char| c.is_ascii_lowercase());
-            dns(LABEL_MAX, good, LABEL_1035)
-        }
-        NameRule::PathSegment => path_segment_problems(name, prefix),
+        NameRule::Subdomain => subdomain_problems(checked),
+        NameRule::Label | NameRule::Service => label_problems(checked),
+        NameRule::Label1035 => label_1035_problems(checked),
+        NameRule::PathSegment if prefix => path_segment_prefix_problems(name),
+        NameRule::PathSegment => path_segment_problems(name),
     }
-}
-
-fn path_segment_problems(name: &str, prefix: bool) -> Vec<String> {
-    let mut problems = Vec::new();
-    if !prefix && matches!(name, "." | "..") {
-        problems.push(format!("may not be '{name}'"));
-        return problems;
-    }
-    for bad in ["/", "%"] {
-        if name.contains(bad) {
-            problems.push(format!("may not contain '{bad}'"));
-        }
-    }
-    problems
-}
-
-fn is_label(text: &str) -> bool {
-    let inner = |c: u8| c.is_ascii_lowercase() || c.is_ascii_digit();
-    let bytes = text.as_bytes();
-    bytes.iter().all(|byte| inner(*byte) || *byte == b'-')
-        && bytes.first().copied().is_some_and(inner)
-        && bytes.last().copied().is_some_and(inner)
-}
-
-/// Letters, digits, `-_.`, with a letter or digit at both ends.
-fn is_name_part(text: &str) -> bool {
-    let bytes = text.as_bytes();
-    bytes.iter().all(|byte| byte.is_ascii_alphanumeric() || b"-_.".contains(byte))
-        && bytes.first().is_some_and(u8::is_ascii_alphanumeric)
-        && bytes.last().is_some_and(u8::is_ascii_alphanumeric)
-}
-
-/// What is wrong with a label or annotation key.
-pub fn qualified_problems(key: &str) -> Vec<String> {
-    let mut problems = Vec::new();
-    let mut parts = key.split('/');
-    let (prefix, name) = match (parts.next(), parts.next(), parts.next()) {
-        (Some(name), None, _) => (None, name),
-        (Some(prefix), Some(name), None) => (Some(prefix), name),
-        _ => {
-            problems.push(
-                "a qualified name must consist of alphanumeric characters, '-', '_' or '.', and \
-                 must start and end with an alphanumeric character (e.g. 'MyName',  or 'my.name', \
-                 \u{20}or '123-abc', regex used for validation is \
-                 '([A-Za-z0-9][-A-Za-z0-9_.]*)?[A-Za-z0-9]') with an optional DNS subdomain \
-                 prefix and '/' (e.g. 'example.com/MyName')"
-                    .to_owned(),
-            );
-            return problems;
-        }
-    };
-    if let Some(prefix) = prefix {
-        if prefix.is_empty() {
-            problems.push("prefix part must be non-empty".to_owned());
-        } else {
-            for problem in name_problems(NameRule::Subdomain, prefix, false) {
-                problems.push(format!("prefix part {problem}"));
-            }
-        }
-    }
-    if name.is_empty() {
-        problems.push("name part must be non-empty".to_owned());
-    } else if name.len() > LABEL_MAX {
-        problems.push(format!("name part must be no more than {LABEL_MAX} bytes"));
-    }
-    if !is_name_part(name) {
-        problems.push(QUALIFIED.to_owned());
-    }
-    problems
-}
-
-/// What is wrong with a label's value.
-pub fn label_value_problems(value: &str) -> Vec<String> {
-    let mut problems = Vec::new();
-    if value.len() > LABEL_MAX {
-        problems.push(format!("must be no more than {LABEL_MAX} bytes"));
-    }
-    if !value.is_empty() && !is_name_part(value) {
-        problems.push(LABEL_VALUE.to_owned());
-    }
-    problems
 }
 
 #[cfg(test)]
@@ -357,7 +245,5 @@ mod tests {
         check(NameRule::PathSegment, "system:node", true);
         check(NameRule::PathSegment, "..", false);
         assert!(name_problems(NameRule::Label, "web-", true).is_empty());
-        assert!(qualified_problems("example.com/a_b").is_empty());
-        assert!(!qualified_problems("a/b/c").is_empty());
     }
 }

@@ -15,7 +15,6 @@ mod coordination;
 pub mod core;
 mod discovery;
 mod events;
-pub mod field;
 mod flowcontrol;
 mod internal;
 pub mod meta;
@@ -33,11 +32,11 @@ pub(crate) mod value;
 
 use std::any::Any;
 
+use apimachinery::field::FieldErrors;
 use apimachinery::jsonpath::JsonPath;
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
-pub use self::field::{FieldErrors, Path};
 use crate::cluster::Cluster;
 use crate::companions::Companion;
 use crate::user::UserInfo;

@@ -1,170 +1,17 @@
 //! Checks that many kinds share: names, numbers, selectors, ports, addresses.
 //!
-//! Each function adds to `FieldErrors` in upstream's words; the `_problem` functions give the bare
-//! text, for callers that put it elsewhere.
+//! Each function adds to `FieldErrors` in upstream's words.
 
 use std::net::IpAddr;
 
+use apimachinery::field::{FieldErrors, Path};
+use apimachinery::validation::{label_value_problems, port_name_problems, qualified_problems};
 use serde_json::{Value, json};
 
-use super::field::{FieldErrors, Path};
 use super::value::{at, key, list, map, text, texts};
 
 pub(crate) const NOT_NEGATIVE: &str = "must be greater than or equal to 0";
 pub(crate) const IMMUTABLE: &str = "field is immutable";
-const LABEL: &str = "a lowercase RFC 1123 label must consist of lower case alphanumeric characters or '-', and must start and end with an alphanumeric character (e.g. 'my-name',  or '123-abc', regex used for validation is '[a-z0-9]([-a-z0-9]*[a-z0-9])?')";
-const SUBDOMAIN: &str = r"a lowercase RFC 1123 subdomain must consist of lower case alphanumeric characters, '-' or '.', and must start and end with an alphanumeric character (e.g. 'example.com', regex used for validation is '[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*')";
-const LABEL_1035: &str = "a DNS-1035 label must consist of lower case alphanumeric characters or '-', start with an alphabetic character, and end with an alphanumeric character (e.g. 'my-name',  or 'abc-123', regex used for validation is '[a-z]([-a-z0-9]*[a-z0-9])?')";
-const QUALIFIED: &str = "must consist of alphanumeric characters, '-', '_' or '.', and must start and end with an alphanumeric character (e.g. 'MyName',  or 'my.name',  or '123-abc', regex used for validation is '([A-Za-z0-9][-A-Za-z0-9_.]*)?[A-Za-z0-9]')";
-const LABEL_VALUE: &str = "a valid label must be an empty string or consist of alphanumeric characters, '-', '_' or '.', and must start and end with an alphanumeric character (e.g. 'MyValue',  or 'my_value',  or '12345', regex used for validation is '(([A-Za-z0-9][-A-Za-z0-9_.]*)?[A-Za-z0-9])?')";
-const WILDCARD: &str = r"a wildcard DNS-1123 subdomain must start with '*.', followed by a valid DNS subdomain, which must consist of lower case alphanumeric characters, '-' or '.' and end with an alphanumeric character (e.g. '*.example.com', regex used for validation is '\*\.[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*')";
-
-fn is_label(text: &str, first: impl Fn(u8) -> bool) -> bool {
-    let bytes = text.as_bytes();
-    let plain = |b: &u8| b.is_ascii_lowercase() || b.is_ascii_digit();
-    bytes.first().is_some_and(|b| plain(b) && first(*b))
-        && bytes.last().is_some_and(plain)
-        && bytes.iter().all(|b| plain(b) || *b == b'-')
-}
-
-/// What is wrong with an RFC 1123 label.
-pub(crate) fn label_problems(text: &str) -> Vec<String> {
-    let mut out = Vec::new();
-    if text.len() > 63 {
-        out.push("must be no more than 63 characters".to_owned());
-    }
-    if !is_label(text, |_| true) {
-        out.push(LABEL.to_owned());
-    }
-    out
-}
-
-/// What is wrong with an RFC 1123 subdomain.
-pub(crate) fn subdomain_problems(text: &str) -> Vec<String> {
-    let mut out = Vec::new();
-    if text.len() > 253 {
-        out.push("must be no more than 253 characters".to_owned());
-    }
-    if !text.split('.').all(|part| is_label(part, |_| true)) {
-        out.push(SUBDOMAIN.to_owned());
-    }
-    out
-}
-
-/// What is wrong with a wildcard subdomain (`*.example.com`).
-pub(crate) fn wildcard_problems(text: &str) -> Vec<String> {
-    let good = text
-        .strip_prefix("*.")
-        .is_some_and(|rest| rest.split('.').all(|part| is_label(part, |_| true)));
-    if good { Vec::new() } else { vec![WILDCARD.to_owned()] }
-}
-
-/// What is wrong with an RFC 1035 label.
-pub(crate) fn label_1035_problems(text: &str) -> Vec<String> {
-    let mut out = Vec::new();
-    if text.len() > 63 {
-        out.push("must be no more than 63 characters".to_owned());
-    }
-    if !is_label(text, |b| b.is_ascii_lowercase()) {
-        out.push(LABEL_1035.to_owned());
-    }
-    out
-}
-
-fn is_word(text: &str) -> bool {
-    let plain = |b: &u8| b.is_ascii_alphanumeric();
-    let bytes = text.as_bytes();
-    bytes.first().is_some_and(plain)
-        && bytes.last().is_some_and(plain)
-        && bytes.iter().all(|b| plain(b) || b"-_.".contains(b))
-}
-
-/// What is wrong with a qualified name (`example.com/name`).
-pub(crate) fn qualified_problems(text: &str) -> Vec<String> {
-    let mut out = Vec::new();
-    let parts: Vec<&str> = text.split('/').collect();
-    let name = match parts.as_slice() {
-        [name] => *name,
-        [prefix, name] => {
-            if prefix.is_empty() {
-                out.push("prefix part must be non-empty".to_owned());
-            } else {
-                out.extend(subdomain_problems(prefix).iter().map(|p| format!("prefix part {p}")));
-            }
-            *name
-        }
-        _ => {
-            out.push(format!(
-                "a qualified name {QUALIFIED} with an optional DNS subdomain prefix and '/' (e.g. 'example.com/MyName')"
-            ));
-            return out;
-        }
-    };
-    if name.is_empty() {
-        out.push("name part must be non-empty".to_owned());
-    } else if name.len() > 63 {
-        out.push("name part must be no more than 63 bytes".to_owned());
-    }
-    if !is_word(name) {
-        out.push(format!("name part {QUALIFIED}"));
-    }
-    out
-}
-
-/// What is wrong with a label's value.
-pub(crate) fn label_value_problems(text: &str) -> Vec<String> {
-    let mut out = Vec::new();
-    if text.len() > 63 {
-        out.push("must be no more than 63 bytes".to_owned());
-    }
-    if !text.is_empty() && !is_word(text) {
-        out.push(LABEL_VALUE.to_owned());
-    }
-    out
-}
-
-/// What is wrong with a key of a ConfigMap or Secret.
-pub(crate) fn config_key_problems(text: &str) -> Vec<String> {
-    let mut out = Vec::new();
-    if text.len() > 253 {
-        out.push("must be no more than 253 characters".to_owned());
-    }
-    if text.is_empty() || !text.bytes().all(|b| b.is_ascii_alphanumeric() || b"-._".contains(&b)) {
-        out.push("a valid config key must consist of alphanumeric characters, '-', '_' or '.' (e.g. 'key.name',  or 'KEY_NAME',  or 'key-name', regex used for validation is '[-._a-zA-Z0-9]+')".to_owned());
-    }
-    match text {
-        "." => out.push("must not be '.'".to_owned()),
-        ".." => out.push("must not be '..'".to_owned()),
-        _ if text.starts_with("..") => out.push("must not start with '..'".to_owned()),
-        _ => {}
-    }
-    out
-}
-
-/// What is wrong with the name of a container or service port.
-pub(crate) fn port_name_problems(text: &str) -> Vec<String> {
-    let mut out = Vec::new();
-    if text.len() > 15 {
-        out.push("must be no more than 15 characters".to_owned());
-    }
-    if !text.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-')
-        || text.is_empty()
-    {
-        out.push(
-            "must contain only alpha-numeric characters (a-z, 0-9), and hyphens (-)".to_owned(),
-        );
-    }
-    if !text.bytes().any(|b| b.is_ascii_lowercase()) {
-        out.push("must contain at least one letter (a-z)".to_owned());
-    }
-    if text.contains("--") {
-        out.push("must not contain consecutive hyphens".to_owned());
-    }
-    if text.starts_with('-') || text.ends_with('-') {
-        out.push("must not begin or end with a hyphen".to_owned());
-    }
-    out
-}
 
 /// Adds each problem as an invalid value.
 pub(crate) fn problems(errs: &mut FieldErrors, path: &Path, value: &str, problems: Vec<String>) {
@@ -381,21 +228,6 @@ pub(crate) fn immutable_spec(errs: &mut FieldErrors, name: &str, new: &Value, ol
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn names_are_judged_as_upstream_does() {
-        assert!(label_problems("a-1").is_empty());
-        assert_eq!(label_problems("Bad_"), [LABEL]);
-        assert!(subdomain_problems("a.b-c.d").is_empty());
-        assert_eq!(subdomain_problems("a..b"), [SUBDOMAIN]);
-        assert_eq!(qualified_problems("a b"), [format!("name part {QUALIFIED}")]);
-        assert_eq!(qualified_problems("").len(), 2);
-        assert!(qualified_problems("example.com/Name").is_empty());
-        assert_eq!(
-            port_name_problems("a-very-long-port-name"),
-            ["must be no more than 15 characters"]
-        );
-    }
 
     #[test]
     fn a_selector_selects() {

@@ -14,12 +14,12 @@ use std::sync::atomic::{AtomicI64, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
+use apimachinery::status::Status;
 use bytes::Bytes;
 use etcd::etcdserverpb::RangeRequest;
 use tokio::sync::{Mutex, watch};
 
 use self::store::Store;
-use crate::status::Status;
 
 /// How long a read waits for the caches.
 const PATIENCE: Duration = Duration::from_secs(10);

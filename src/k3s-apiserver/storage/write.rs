@@ -6,6 +6,7 @@
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
+use apimachinery::status::Status;
 use bytes::Bytes;
 use etcd::Code;
 use etcd::etcdserverpb::{
@@ -15,7 +16,6 @@ use etcd::etcdserverpb::{
 use etcd::mvccpb::KeyValue;
 
 use super::{Storage, unavailable};
-use crate::status::Status;
 
 /// What a transaction does to its key.
 #[derive(Clone, Debug)]

@@ -6,6 +6,7 @@
 use std::collections::HashMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
+use apimachinery::status::Status;
 use http::header::{
     CONNECTION, HeaderValue, SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_KEY, SEC_WEBSOCKET_VERSION,
     UPGRADE,
@@ -21,7 +22,6 @@ use super::Call;
 use crate::auth::node::node_name;
 use crate::body::{Body, full};
 use crate::proxy;
-use crate::status::Status;
 
 /// Nodes whose password is remembered; past that the memory starts over.
 const VERIFIED_MAX: usize = 10_000;

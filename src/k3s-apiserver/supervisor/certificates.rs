@@ -6,6 +6,7 @@
 
 use std::net::{IpAddr, Ipv4Addr};
 
+use apimachinery::status::Status;
 use http::{Method, Response, StatusCode};
 use hyper::body::Incoming;
 use pki::{Authority, Leaf};
@@ -14,7 +15,6 @@ use super::{Call, node_password};
 use crate::auth::node::node_name;
 use crate::body::{Body, text};
 use crate::filter::read_all;
-use crate::status::Status;
 
 /// A certificate that agents may ask for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

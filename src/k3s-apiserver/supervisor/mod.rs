@@ -13,6 +13,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
+use apimachinery::status::Status;
 use http::request::Parts;
 use http::{Method, Response, StatusCode};
 use hyper::body::Incoming;
@@ -24,7 +25,6 @@ use crate::body::{Body, JSON, TEXT, answer, full, text};
 use crate::filter::read_all;
 use crate::request::RequestInfo;
 use crate::server::Peer;
-use crate::status::Status;
 use crate::user::UserInfo;
 
 const PREFIX: &str = "/v1-k3s/";

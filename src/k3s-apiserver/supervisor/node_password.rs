@@ -3,6 +3,7 @@
 //! The hash (scrypt, in k3s' form) is in the Secret `<node>.node-password.k3s`. Invariant: at most
 //! two hashes are made at a time, since each takes 32 MiB.
 
+use apimachinery::status::Status;
 use base64::Engine as _;
 use base64::engine::general_purpose::{STANDARD, STANDARD_NO_PAD};
 use bytes::Bytes;
@@ -16,7 +17,6 @@ use tracing::info;
 
 use super::Call;
 use crate::request::{Query, RequestInfo};
-use crate::status::Status;
 use crate::user::UserInfo;
 use crate::{filter, verbs};
 

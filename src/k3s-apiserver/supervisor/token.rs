@@ -8,6 +8,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use anyhow::{Context as _, Result, bail};
+use apimachinery::status::Status;
 use bytes::Bytes;
 use http::{Method, Response, StatusCode};
 use pki::token;
@@ -17,7 +18,6 @@ use tracing::info;
 use super::Call;
 use crate::auth::users::UserFile;
 use crate::body::{Body, full};
-use crate::status::Status;
 
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]

@@ -1,5 +1,6 @@
 //! `pods/binding`, and the old `bindings`: the scheduler's decision.
 
+use apimachinery::status::{About, Status};
 use bytes::Bytes;
 use http::{Response, StatusCode};
 
@@ -14,7 +15,6 @@ use crate::filter::Call;
 use crate::kinds::Kind;
 use crate::negotiate::Accept;
 use crate::registry::core::pod_binding::{self, Refused};
-use crate::status::{About, Status};
 
 /// Binds a pod. `kind` is Pod; for the old form the name comes from the body.
 pub async fn bind(call: &Call<'_>, kind: &Kind, body: Bytes) -> Result<Response<Body>, Status> {

@@ -2,6 +2,8 @@
 
 use std::sync::Arc;
 
+use apimachinery::field::FieldErrors;
+use apimachinery::status::Status;
 use bytes::Bytes;
 use http::{Response, StatusCode};
 use ring::rand::{SecureRandom, SystemRandom};
@@ -19,8 +21,7 @@ use crate::body::Body;
 use crate::filter::Call;
 use crate::kinds::Kind;
 use crate::negotiate::Accept;
-use crate::registry::{FieldErrors, Object, meta};
-use crate::status::Status;
+use crate::registry::{Object, meta};
 use crate::storage::entry::Entry;
 
 /// Names tried for one `generateName`, as upstream does.

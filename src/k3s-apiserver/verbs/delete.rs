@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use apimachinery::decode::FieldValidation;
+use apimachinery::status::Status;
 use bytes::Bytes;
 use futures::StreamExt;
 use futures::stream::FuturesUnordered;
@@ -26,7 +27,6 @@ use crate::filter::Call;
 use crate::kinds::Kind;
 use crate::negotiate::Accept;
 use crate::registry::{Deletion, Object, returns_deleted};
-use crate::status::Status;
 use crate::storage::entry::Entry;
 
 /// Objects of a collection that are deleted at the same time.

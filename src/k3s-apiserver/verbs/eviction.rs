@@ -1,6 +1,7 @@
 //! `pods/eviction`: a deletion that PodDisruptionBudgets may refuse.
 
 use apimachinery::selector::LabelSelector;
+use apimachinery::status::Status;
 use bytes::Bytes;
 use http::{Response, StatusCode};
 use serde_json::{Value, json};
@@ -17,7 +18,6 @@ use crate::filter::Call;
 use crate::kinds::{Kind, Sub};
 use crate::negotiate::Accept;
 use crate::registry::Object;
-use crate::status::Status;
 use crate::storage::entry::{Entry, encode};
 use crate::storage::write::{Change, Outcome};
 

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use apimachinery::status::Status;
 use http::Response;
 
 use super::options::parse_revision;
@@ -11,7 +12,6 @@ use crate::custom::convert;
 use crate::filter::Call;
 use crate::kinds::Kind;
 use crate::negotiate::Accept;
-use crate::status::Status;
 use crate::storage::keys::object_key;
 
 /// How long a read waits for a resourceVersion that the cache has not seen.

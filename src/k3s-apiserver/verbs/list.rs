@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use apimachinery::decode::Media;
+use apimachinery::status::Status;
 use base64::Engine;
 use base64::alphabet::URL_SAFE;
 use base64::engine::general_purpose::{GeneralPurpose, GeneralPurposeConfig, URL_SAFE_NO_PAD};
@@ -24,7 +25,6 @@ use crate::custom::convert;
 use crate::filter::Call;
 use crate::kinds::Kind;
 use crate::negotiate::{Accept, Shape};
-use crate::status::Status;
 use crate::storage::entry::Entry;
 use crate::storage::store::{State, Store};
 

@@ -6,6 +6,7 @@ use api::schema::Node;
 use apimachinery::apply::{
     ApplyError, FieldManager, Reset, Set, Versions, keep_timestamps, manager_or_user_agent,
 };
+use apimachinery::status::Status;
 use serde_json::Value;
 
 use super::object::to_version;
@@ -13,7 +14,6 @@ use super::write::Draft;
 use crate::custom::convert::{Memo, converter};
 use crate::kinds::Kind;
 use crate::registry::Object;
-use crate::status::Status;
 
 /// How a write came about.
 #[derive(Clone, Copy, Debug)]

@@ -6,6 +6,7 @@ use api::schema::Node;
 use apimachinery::decode::{self, Expected, FieldValidation};
 use apimachinery::encode::canonicalize;
 use apimachinery::protobuf;
+use apimachinery::status::Status;
 use bytes::Bytes;
 use http::header::{ACCEPT_ENCODING, CONTENT_ENCODING, HeaderValue, VARY};
 use http::{HeaderMap, Response};
@@ -17,7 +18,6 @@ use crate::filter::Call;
 use crate::kinds::Kind;
 use crate::negotiate::{Accept, Shape, content};
 use crate::registry::Object;
-use crate::status::Status;
 use crate::storage::entry::Entry;
 
 /// Answers from this size on are compressed for clients that can, as upstream does.

@@ -1,12 +1,12 @@
 //! The query parameters and bodies that steer verbs: ListOptions, DeleteOptions, write options.
 
 use apimachinery::decode::FieldValidation;
+use apimachinery::field::FieldErrors;
 use apimachinery::gotext::quote;
+use apimachinery::status::Status;
 use serde_json::Value;
 
-use crate::registry::field::FieldErrors;
 use crate::request::Query;
-use crate::status::Status;
 
 /// `resourceVersionMatch`
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -1,6 +1,8 @@
 //! PATCH: JSON, merge, strategic merge and apply, each made into an update.
 
+use apimachinery::field::FieldErrors;
 use apimachinery::patch::{self, PatchKind, Typing};
+use apimachinery::status::Status;
 use bytes::Bytes;
 use http::{Response, StatusCode};
 use serde_json::{Map, Value};
@@ -16,8 +18,7 @@ use crate::custom;
 use crate::filter::Call;
 use crate::kinds::Kind;
 use crate::negotiate::{Accept, content_type};
-use crate::registry::{FieldErrors, Object};
-use crate::status::Status;
+use crate::registry::Object;
 
 /// The patches of custom resources, as refusals list them.
 const CUSTOM_PATCHES: &str =

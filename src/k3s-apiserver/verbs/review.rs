@@ -1,5 +1,6 @@
 //! Kinds that are only created and never stored: reviews, and requests for tokens.
 
+use apimachinery::status::{About, Status};
 use bytes::Bytes;
 use http::{Response, StatusCode};
 
@@ -11,7 +12,6 @@ use crate::body::Body;
 use crate::filter::Call;
 use crate::kinds::{Kind, Sub};
 use crate::negotiate::Accept;
-use crate::status::{About, Status};
 
 /// Answers a review.
 pub async fn serve(call: &Call<'_>, kind: &Kind, body: Bytes) -> Result<Response<Body>, Status> {

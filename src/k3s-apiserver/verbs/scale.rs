@@ -1,8 +1,10 @@
 //! `scale`: the number of replicas of whatever has one.
 
 use apimachinery::apply::{from_scale, set_managed_fields, to_scale};
+use apimachinery::field::FieldErrors;
 use apimachinery::meta;
 use apimachinery::patch::{self, PatchKind, Typing};
+use apimachinery::status::Status;
 use bytes::Bytes;
 use http::{Method, Response, StatusCode};
 use serde_json::{Value, json};
@@ -17,9 +19,7 @@ use crate::body::Body;
 use crate::filter::Call;
 use crate::kinds::{Kind, Sub};
 use crate::negotiate::{Accept, content_type};
-use crate::registry::field::FieldErrors;
 use crate::registry::{Object, ScalePaths};
-use crate::status::Status;
 
 pub async fn serve(
     call: &Call<'_>,

@@ -2,6 +2,7 @@
 
 use apimachinery::jsonpath::JsonPath;
 use apimachinery::selector::{FieldSelector, LabelSelector};
+use apimachinery::status::Status;
 
 use serde_json::Value;
 
@@ -9,7 +10,6 @@ use super::options::ListOptions;
 use crate::kinds::Kind;
 use crate::registry::Selectable;
 use crate::request::RequestInfo;
-use crate::status::Status;
 use crate::storage::entry::Entry;
 
 /// What LIST, WATCH and deletecollection select.

@@ -1,5 +1,6 @@
 //! Subresources: below an object, each with its own body and rules.
 
+use apimachinery::status::Status;
 use http::{Method, Response};
 use hyper::body::Incoming;
 
@@ -8,7 +9,6 @@ use crate::body::Body;
 use crate::filter::{Call, read_body};
 use crate::kinds::Kind;
 use crate::proxy;
-use crate::status::Status;
 
 /// Answers a request below an object.
 pub async fn serve(call: &Call<'_>, kind: &Kind, body: Incoming) -> Result<Response<Body>, Status> {

@@ -2,7 +2,9 @@
 
 use std::sync::Arc;
 
+use apimachinery::field::FieldErrors;
 use apimachinery::gotext::quote;
+use apimachinery::status::Status;
 use bytes::Bytes;
 use http::{Response, StatusCode};
 use serde_json::Value;
@@ -23,8 +25,7 @@ use crate::custom::convert;
 use crate::filter::Call;
 use crate::kinds::Kind;
 use crate::negotiate::Accept;
-use crate::registry::{FieldErrors, Object, meta};
-use crate::status::Status;
+use crate::registry::{Object, meta};
 use crate::storage::entry::Entry;
 
 /// Attempts of one write against others, where the client did not name a revision.
@@ -153,11 +154,7 @@ fn check_preconditions(
             return Ok(false);
         }
         let mut errors = FieldErrors::default();
-        errors.add(
-            "FieldValueInvalid",
-            "metadata.resourceVersion",
-            "Invalid value: 0: must be specified for an update".to_owned(),
-        );
+        errors.invalid("metadata.resourceVersion", 0, "must be specified for an update");
         return Err(Status::invalid(&kind.group, &kind.plural, name, &errors));
     }
     if revision.parse::<u64>().is_err() {

@@ -9,6 +9,7 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use apimachinery::decode::Media;
+use apimachinery::status::Status;
 use bytes::{Bytes, BytesMut};
 use futures::stream;
 use http::{Response, StatusCode};
@@ -27,7 +28,6 @@ use crate::custom::convert;
 use crate::filter::Call;
 use crate::kinds::Kind;
 use crate::negotiate::{Accept, Shape};
-use crate::status::Status;
 use crate::storage::entry::Entry;
 use crate::storage::store::{Event, Store};
 

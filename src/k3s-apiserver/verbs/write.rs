@@ -7,6 +7,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use apimachinery::status::Status;
 use bytes::Bytes;
 use etcd::mvccpb::KeyValue;
 use jiff::Timestamp;
@@ -21,7 +22,6 @@ use crate::custom::convert::{self, Memo};
 use crate::filter::Call;
 use crate::kinds::Kind;
 use crate::registry::{Cx, Guard, Object};
-use crate::status::Status;
 use crate::storage::entry::{Entry, encode};
 use crate::storage::keys::object_key;
 use crate::storage::store::Store;

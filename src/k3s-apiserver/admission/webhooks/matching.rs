@@ -3,11 +3,11 @@
 //! The order is upstream's, since it decides which error a client sees.
 
 use apimachinery::selector::LabelSelector;
+use apimachinery::status::{About, Status};
 
 use super::super::policies::{Evaluation, rule_covers};
-use super::super::{Attributes, Operation, Refusal};
+use super::super::{Attributes, Operation};
 use super::hook::Hook;
-use super::internal;
 use super::review::Invocation;
 use crate::registry::Object;
 
@@ -17,7 +17,7 @@ pub(super) fn invocation(
     hook: &Hook,
     object: Option<&Object>,
     old: Option<&Object>,
-) -> Result<Option<Invocation>, Refusal> {
+) -> Result<Option<Invocation>, Status> {
     // A selector that fails matters to those only whom the rules speak of.
     let in_namespace = in_namespace(cx, &hook.namespaces, object);
     if in_namespace.as_ref().is_ok_and(|inside| !inside) {
@@ -25,7 +25,7 @@ pub(super) fn invocation(
     }
     let chosen = match &hook.objects {
         Ok(selector) => Ok(chosen(selector, object, old)),
-        Err(why) => Err(internal(why.clone())),
+        Err(why) => Err(Status::internal(why.clone())),
     };
     if chosen.as_ref().is_ok_and(|chosen| !chosen) {
         return Ok(None);
@@ -93,12 +93,12 @@ fn in_namespace(
     cx: &Attributes<'_>,
     selector: &Result<LabelSelector, String>,
     object: Option<&Object>,
-) -> Result<bool, Refusal> {
+) -> Result<bool, Status> {
     let is_namespace = cx.group.is_empty() && cx.resource == "namespaces";
     if cx.namespace.is_empty() && !is_namespace {
         return Ok(true);
     }
-    let selector = selector.as_ref().map_err(|why| internal(why.clone()))?;
+    let selector = selector.as_ref().map_err(|why| Status::internal(why.clone()))?;
     if selector.is_everything() {
         return Ok(true);
     }
@@ -110,12 +110,6 @@ fn in_namespace(
     let name = if is_namespace { cx.name } else { cx.namespace };
     match cx.cluster.get("namespaces", "", name) {
         Some(namespace) => Ok(selector.matches(|label: &str| namespace.label(label))),
-        None => Err(Refusal {
-            code: 404,
-            reason: "NotFound".into(),
-            message: format!("namespaces {name:?} not found"),
-            causes: Vec::new(),
-            details: serde_json::json!({"name": name, "kind": "namespaces"}),
-        }),
+        None => Err(Status::not_found(About { group: "", resource: "namespaces", name })),
     }
 }

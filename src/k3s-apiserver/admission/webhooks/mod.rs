@@ -12,6 +12,7 @@ use std::collections::HashSet;
 use std::sync::Arc;
 
 use apimachinery::gotext::quote;
+use apimachinery::status::Status;
 use bytes::Bytes;
 use futures::future::join_all;
 use serde_json::{Value, json};
@@ -20,11 +21,10 @@ use tracing::warn;
 use self::hook::{Hook, Phase};
 use self::matching::invocation;
 use self::review::{Answer, Invocation};
-use super::{Attributes, Refusal};
+use super::Attributes;
 use crate::custom;
 use crate::kinds::Kind;
 use crate::registry::Object;
-use crate::status::Status;
 use crate::verbs::object;
 
 pub use hook::Webhooks;
@@ -69,7 +69,7 @@ pub(super) async fn mutate(
     old: Option<&Object>,
     rounds: &mut Rounds,
     warnings: &mut Vec<String>,
-) -> Result<(), Refusal> {
+) -> Result<(), Status> {
     let hooks = cx.server.webhooks.all(cx.cluster, Phase::Mutating);
     if hooks.is_empty() || is_exempt(cx) {
         return Ok(());
@@ -124,7 +124,7 @@ pub(super) async fn validate(
     object: Option<&Object>,
     old: Option<&Object>,
     warnings: &mut Vec<String>,
-) -> Result<(), Refusal> {
+) -> Result<(), Status> {
     let hooks = cx.server.webhooks.all(cx.cluster, Phase::Validating);
     if hooks.is_empty() || is_exempt(cx) {
         return Ok(());
@@ -164,7 +164,7 @@ pub(super) async fn validate(
 enum Failed {
     /// It could not be asked, or its answer was none: `failurePolicy` decides.
     Call(String),
-    Refused(Box<Refusal>),
+    Refused(Box<Status>),
 }
 
 /// What a webhook that failed means: nothing, or 500.
@@ -174,7 +174,7 @@ fn open(
     phase: Phase,
     why: &str,
     key: &str,
-) -> Result<(), Refusal> {
+) -> Result<(), Status> {
     let message = format!("failed calling webhook {}: {why}", quote(&hook.name));
     let kind = phase.label();
     let (name, operation) = (&hook.name, cx.operation.name());
@@ -187,7 +187,7 @@ fn open(
                  rejection_code=\"0\",type=\"{kind}\""
             ),
         );
-        return Err(internal(message));
+        return Err(Status::internal(message));
     }
     warn!(webhook = hook.name, err = why, "Could not call a webhook, going on without it");
     cx.annotations.add(key, hook.name.as_str());
@@ -196,17 +196,6 @@ fn open(
         format!("name=\"{name}\",type=\"{kind}\""),
     );
     Ok(())
-}
-
-fn internal(message: String) -> Refusal {
-    let status = Status::internal(message);
-    Refusal {
-        code: status.code,
-        reason: status.reason,
-        message: status.message,
-        causes: Vec::new(),
-        details: status.details,
-    }
 }
 
 /// Asks one webhook.
@@ -258,13 +247,7 @@ async fn ask(
 }
 
 fn refusal(status: Status) -> Failed {
-    Failed::Refused(Box::new(Refusal {
-        code: status.code,
-        reason: status.reason,
-        message: status.message,
-        causes: Vec::new(),
-        details: status.details,
-    }))
+    Failed::Refused(Box::new(status))
 }
 
 /// The object in the version that the webhook is asked about.

@@ -6,13 +6,14 @@
 use std::collections::BTreeMap;
 
 use apimachinery::gotext::quote;
+use apimachinery::status::Status;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use serde_json::{Value, json};
 
 use super::super::Attributes;
 use super::hook::Phase;
-use crate::admission::{Operation, Refusal};
+use crate::admission::Operation;
 use crate::registry::value::{flag, key, list, map, text};
 
 /// What a webhook is asked about: the request's own kind and resource, or equivalent ones.
@@ -175,19 +176,16 @@ pub(super) fn answer(
 }
 
 /// The refusal that a webhook's `status` makes.
-pub(super) fn refused(hook: &str, result: &Value) -> Refusal {
+pub(super) fn refused(hook: &str, result: &Value) -> Status {
     let head = format!("admission webhook {} denied the request", quote(hook));
     let message = match (text(result, "message"), text(result, "reason")) {
         ("", "") => format!("{head} without explanation"),
         ("", why) | (why, _) => format!("{head}: {why}"),
     };
     let code = key(result, "code").as_u64().and_then(|code| u16::try_from(code).ok()).unwrap_or(0);
-    Refusal {
-        code: code.max(400),
-        reason: text(result, "reason").to_owned().into(),
-        message,
-        causes: Vec::new(),
+    Status {
         details: key(result, "details").clone(),
+        ..Status::new(code.max(400), text(result, "reason").to_owned(), message)
     }
 }
 

@@ -1,12 +1,13 @@
 //! Bindings of admission policies.
 
+use apimachinery::field::{FieldErrors, Path};
+use apimachinery::validation::subdomain_problems;
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
 use super::rules::{default_match, match_resources};
-use crate::registry::field::{FieldErrors, Path};
 use crate::registry::table::{age, column, name};
-use crate::registry::validate::{problems, spec, subdomain_problems};
+use crate::registry::validate::{problems, spec};
 use crate::registry::value::{at, at_mut, has, key, list, text, texts};
 use crate::registry::{AGE, Column, Cx, NAME, Object, Strategy};
 

@@ -4,6 +4,8 @@
 //! evaluated.
 
 use apimachinery::cel::Ty;
+use apimachinery::field::{FieldErrors, Path};
+use apimachinery::validation::{label_1035_problems, qualified_problems, subdomain_problems};
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
@@ -11,11 +13,8 @@ use super::rules::{
     default_match, expression, failure_policy, match_conditions, match_resources, typed_expression,
 };
 use crate::expressions::{Params, Scope};
-use crate::registry::field::{FieldErrors, Path};
 use crate::registry::table::{age, column, integer, name};
-use crate::registry::validate::{
-    label_1035_problems, problems, qualified_problems, spec, subdomain_problems,
-};
+use crate::registry::validate::{problems, spec};
 use crate::registry::value::{at, at_mut, default, has, key, list, text};
 use crate::registry::{AGE, Column, Cx, NAME, Object, Strategy};
 

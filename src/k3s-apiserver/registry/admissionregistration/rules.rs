@@ -3,12 +3,13 @@
 use std::collections::HashSet;
 
 use apimachinery::cel::Ty;
+use apimachinery::field::{FieldErrors, Path};
+use apimachinery::validation::qualified_problems;
 use serde_json::{Value, json};
 
 use crate::expressions::Scope;
-use crate::registry::field::{FieldErrors, Path};
 use crate::registry::rbac::path_segment;
-use crate::registry::validate::{label_selector, one_of, problems, qualified_problems};
+use crate::registry::validate::{label_selector, one_of, problems};
 use crate::registry::value::{default, has, key, list, list_mut, text, texts};
 
 const OPERATIONS: &[&str] = &["*", "CONNECT", "CREATE", "DELETE", "UPDATE"];

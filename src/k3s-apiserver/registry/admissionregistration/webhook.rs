@@ -1,15 +1,14 @@
 //! Webhook configurations, mutating and validating.
 
+use apimachinery::field::{FieldErrors, Path};
+use apimachinery::validation::{label_1035_problems, subdomain_problems};
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
 use super::rules::{default_rules, failure_policy, match_conditions, rule};
 use crate::expressions::Scope;
-use crate::registry::field::{FieldErrors, Path};
 use crate::registry::table::{age, integer, name};
-use crate::registry::validate::{
-    label_1035_problems, label_selector, one_of, problems, subdomain_problems,
-};
+use crate::registry::validate::{label_selector, one_of, problems};
 use crate::registry::value::{at_mut, default, has, int, key, list, list_mut, text, texts};
 use crate::registry::{AGE, Column, Cx, NAME, Object, Strategy};
 

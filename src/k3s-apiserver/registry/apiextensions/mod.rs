@@ -8,10 +8,10 @@ mod schema;
 mod spec;
 mod structure;
 
+use apimachinery::field::{FieldErrors, Path};
 use apimachinery::structural::is_known_format;
 use serde_json::{Value, json};
 
-use super::field::{FieldErrors, Path};
 use super::meta::name_problems;
 use super::value::{
     at, at_mut, default, default_zero, flag, has, key, list, map, set, text, texts,

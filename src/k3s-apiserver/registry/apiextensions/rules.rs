@@ -1,11 +1,11 @@
 //! `x-kubernetes-validations` of a definition: complete, compiling, and not too expensive.
 
+use apimachinery::field::{FieldErrors, Path};
 use apimachinery::structural::{
     Structural, over_rule_limit, over_schema_limit, rule_cost, rule_problem,
 };
 use serde_json::{Value, json};
 
-use super::super::field::{FieldErrors, Path};
 use super::{key, list, map, text};
 
 const REASONS: [&str; 4] =

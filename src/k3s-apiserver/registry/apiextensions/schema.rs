@@ -1,9 +1,9 @@
 //! `openAPIV3Schema` of a definition: what of OpenAPI may be used, and how.
 
+use apimachinery::field::{FieldErrors, Path};
 use apimachinery::structural::{Structural, elements_max};
 use serde_json::{Value, json};
 
-use super::super::field::{FieldErrors, Path};
 use super::rules;
 use super::spec::properties;
 use super::structure::{self, Level};

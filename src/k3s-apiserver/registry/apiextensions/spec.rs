@@ -1,11 +1,12 @@
 //! `spec` of a definition: names, versions, columns, subresources, conversion.
 
+use apimachinery::field::{ErrorKind, FieldErrors, Path};
 use apimachinery::jsonpath::JsonPath;
 use apimachinery::structural::Structural;
+use apimachinery::validation::{label_1035_problems, subdomain_problems};
 use serde_json::{Value, json};
 
-use super::super::field::{FieldErrors, Path};
-use super::super::validate::{label_1035_problems, spec, subdomain_problems};
+use super::super::validate::spec;
 use super::{at, flag, has, key, list, map, schema, text, texts};
 
 /// Refuses what a definition may not be, besides its name.
@@ -141,8 +142,7 @@ fn versions(path: &Path, all: &[Value], errs: &mut FieldErrors) {
         .collect();
     let shown = Declared(shown).to_string();
     let mut refuse = |detail: &str| {
-        let message = format!("Invalid value: {shown}: {detail}");
-        errs.add("FieldValueInvalid", path.clone(), message);
+        errs.add(ErrorKind::Invalid, path.clone(), &shown, detail);
     };
     let mut names: Vec<&str> = all.iter().map(|version| text(version, "name")).collect();
     names.sort_unstable();

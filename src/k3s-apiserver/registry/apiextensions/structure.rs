@@ -1,9 +1,9 @@
 //! What makes a schema structural: every value has a type outside of `allOf` and its like.
 
+use apimachinery::field::{FieldErrors, Path};
 use apimachinery::structural::{Root, Structural, check_lists, prune, validate_at};
 use serde_json::Value;
 
-use super::super::field::{FieldErrors, Path};
 use super::spec::properties;
 use super::{flag, has, key, list, map, text};
 
@@ -236,9 +236,7 @@ pub(super) fn defaults(path: &Path, schema: &Value, errs: &mut FieldErrors) {
         let place = path.to_string();
         let mut found = validate_at(&place, default, None, &structural);
         check_lists(&place, default, &structural, &mut found);
-        for error in found {
-            errs.add(error.kind.reason(), error.field.clone(), error.body());
-        }
+        errs.0.append(&mut found);
     }
     for (name, child) in properties(schema) {
         defaults(&path.child("properties").key(name), child, errs);

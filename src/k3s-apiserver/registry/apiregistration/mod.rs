@@ -1,9 +1,9 @@
 //! `apiregistration.k8s.io/v1`.
 
+use apimachinery::field::{FieldErrors, Path};
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
-use super::field::{FieldErrors, Path};
 use super::table::{age, column, condition, name};
 use super::validate::spec;
 use super::value::{at, at_mut, default, flag, has, int, text};

@@ -1,9 +1,9 @@
 //! ControllerRevisions: the history of daemon sets and stateful sets.
 
+use apimachinery::field::{FieldErrors, Path};
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
-use crate::registry::field::{FieldErrors, Path};
 use crate::registry::table::{age, column, name};
 use crate::registry::validate::not_negative;
 use crate::registry::value::{flag, key, list, text};

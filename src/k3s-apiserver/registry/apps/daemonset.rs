@@ -1,5 +1,6 @@
 //! DaemonSets.
 
+use apimachinery::field::{ErrorKind, FieldErrors, Path, supported_values};
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
@@ -7,7 +8,6 @@ use super::deployment::number as percent_or_number;
 use crate::registry::core::podtemplate::{
     always_restarts, default_template, template_warnings, validate_template,
 };
-use crate::registry::field::{FieldErrors, Path};
 use crate::registry::table::{
     age, column, containers, integer, labels, name, number, selector, wide,
 };
@@ -175,11 +175,10 @@ fn strategy(errs: &mut FieldErrors, path: &Path, strategy: &Value) {
             at_most_100(errs, &path.child("maxSurge"), up);
         }
         other => {
-            let text = format!(
-                "Unsupported value: {{\"Type\":{other:?},\"RollingUpdate\":{}}}: supported values: \"RollingUpdate\", \"OnDelete\"",
-                key(strategy, "rollingUpdate")
-            );
-            errs.add("FieldValueNotSupported", path, text);
+            let rolling = key(strategy, "rollingUpdate");
+            let shown = format!("{{\"Type\":{other:?},\"RollingUpdate\":{rolling}}}");
+            let supported = supported_values(&["RollingUpdate", "OnDelete"]);
+            errs.add(ErrorKind::NotSupported, path, &shown, &supported);
         }
     }
 }

@@ -1,12 +1,12 @@
 //! Deployments.
 
+use apimachinery::field::{ErrorKind, FieldErrors, Path, supported_values};
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
 use crate::registry::core::podtemplate::{
     default_template, template_warnings, validate_replicated,
 };
-use crate::registry::field::{FieldErrors, Path};
 use crate::registry::table::{age, column, containers, name, selector, wide};
 use crate::registry::validate::{
     at_most_100, immutable_spec, int_or_percent, not_negative, percent, selector_converts, spec,
@@ -148,11 +148,10 @@ fn strategy(errs: &mut FieldErrors, path: &Path, strategy: &Value) {
             at_most_100(errs, &path.child("maxUnavailable"), down);
         }
         other => {
-            let text = format!(
-                "Unsupported value: {{\"Type\":{other:?},\"RollingUpdate\":{}}}: supported values: \"Recreate\", \"RollingUpdate\"",
-                key(strategy, "rollingUpdate")
-            );
-            errs.add("FieldValueNotSupported", path, text);
+            let rolling = key(strategy, "rollingUpdate");
+            let shown = format!("{{\"Type\":{other:?},\"RollingUpdate\":{rolling}}}");
+            let supported = supported_values(&["Recreate", "RollingUpdate"]);
+            errs.add(ErrorKind::NotSupported, path, &shown, &supported);
         }
     }
 }

@@ -6,9 +6,10 @@ mod deployment;
 mod replicaset;
 mod statefulset;
 
+use apimachinery::field::FieldErrors;
+
 use super::Object;
 use super::Strategy;
-use super::field::FieldErrors;
 use super::validate::spec;
 use super::value::at;
 
@@ -38,7 +39,7 @@ fn selector(errs: &mut FieldErrors, obj: &Object, what: &str, required: bool) {
 
 /// The number of name collisions only grows.
 fn collisions(errs: &mut FieldErrors, new: &Object, old: &Object) {
-    let path = super::Path::new("status").child("collisionCount");
+    let path = apimachinery::field::Path::new("status").child("collisionCount");
     let of = |obj: &Object| super::value::int(obj, "status.collisionCount");
     match (of(new), of(old)) {
         (new, Some(old)) if new.is_none_or(|new| new < old) => {

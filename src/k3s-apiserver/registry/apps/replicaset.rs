@@ -1,12 +1,12 @@
 //! ReplicaSets.
 
+use apimachinery::field::{FieldErrors, Path};
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
 use crate::registry::core::podtemplate::{
     default_template, template_warnings, validate_replicated,
 };
-use crate::registry::field::{FieldErrors, Path};
 use crate::registry::table::{age, containers, integer, name, number, selector, wide};
 use crate::registry::validate::{immutable_spec, not_negative, selector_converts, spec};
 use crate::registry::value::{at, at_mut, default, int, key};

@@ -1,12 +1,12 @@
 //! StatefulSets.
 
+use apimachinery::field::{FieldErrors, Path};
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
 use crate::registry::core::podtemplate::{
     default_template, template_warnings, validate_replicated,
 };
-use crate::registry::field::{FieldErrors, Path};
 use crate::registry::table::{age, column, containers, name, wide};
 use crate::registry::validate::{not_negative, selector_converts, spec};
 use crate::registry::value::{

@@ -1,10 +1,10 @@
 //! HorizontalPodAutoscalers.
 
+use apimachinery::field::FieldErrors;
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
 use super::{convert, hpa_validation};
-use crate::registry::field::FieldErrors;
 use crate::registry::table::{age, column, name, number};
 use crate::registry::value::{at, at_mut, default, default_zero, has, int, key, list, text};
 use crate::registry::{AGE, Column, Cx, NAME, Object, Strategy};

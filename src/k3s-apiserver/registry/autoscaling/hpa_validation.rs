@@ -1,10 +1,10 @@
 //! Validation of autoscalers, in their new version.
 
+use apimachinery::field::{FieldErrors, Path};
 use serde_json::Value;
 
 use crate::registry::Object;
 use crate::registry::core::resources::nano;
-use crate::registry::field::{FieldErrors, Path};
 use crate::registry::rbac::path_segment;
 use crate::registry::validate::{not_negative, spec};
 use crate::registry::value::{at, has, int, key, list, text};

@@ -1,11 +1,11 @@
 //! CronJobs.
 
+use apimachinery::field::FieldErrors;
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
 use super::{cron, job_validation};
 use crate::registry::core::podtemplate::{default_template, template_warnings};
-use crate::registry::field::FieldErrors;
 use crate::registry::table::{age, boolean, column, containers, integer, name, or, since, wide};
 use crate::registry::validate::{not_negative, one_of, spec};
 use crate::registry::value::{at, at_mut, default, default_zero, flag, has, key, list, text};

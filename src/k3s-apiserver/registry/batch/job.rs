@@ -1,11 +1,11 @@
 //! Jobs: the selector and labels that tie pods to one job.
 
+use apimachinery::field::FieldErrors;
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
 use super::job_validation;
 use crate::registry::core::podtemplate::{default_template, template_warnings};
-use crate::registry::field::FieldErrors;
 use crate::registry::table::{age, column, condition, containers, human, name, selector, wide};
 use crate::registry::value::{
     at, at_mut, default, default_zero, flag, has, int, is_zero, list_mut, object, set, text,
@@ -67,12 +67,12 @@ impl Strategy for Job {
         let mut out = Vec::new();
         let name = text(obj, "metadata.name");
         if old.is_none()
-            && !crate::registry::validate::label_problems(name).is_empty()
+            && !apimachinery::validation::label_problems(name).is_empty()
             && !name.is_empty()
         {
             out.push(format!(
                 "metadata.name: this is used in Pod names and hostnames, which can result in surprising behavior; a DNS label is recommended: {:?}",
-                crate::registry::validate::label_problems(name)
+                apimachinery::validation::label_problems(name)
             ));
         }
         out.extend(template_warnings(obj, old, "spec.template"));

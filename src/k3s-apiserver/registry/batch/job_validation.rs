@@ -1,10 +1,10 @@
 //! Validation of jobs and job templates.
 
+use apimachinery::field::{ErrorKind, FieldErrors, Path};
 use serde_json::{Value, json};
 
 use crate::registry::Object;
 use crate::registry::core::podtemplate::validate_template;
-use crate::registry::field::{FieldErrors, Path};
 use crate::registry::internal;
 use crate::registry::validate::{
     IMMUTABLE, immutable_spec, label_selector, not_negative, selects, spec,
@@ -283,7 +283,7 @@ fn failure_policy(errs: &mut FieldErrors, path: &Path, body: &Value) {
                 for (at, pattern) in conditions.iter().enumerate() {
                     let path = path.child("onPodConditions").index(at);
                     let kind = text(pattern, "type");
-                    let found = crate::registry::validate::qualified_problems(kind);
+                    let found = apimachinery::validation::qualified_problems(kind);
                     crate::registry::validate::problems(errs, &path.child("type"), kind, found);
                     let status = text(pattern, "status");
                     if !matches!(status, "True" | "False" | "Unknown") {
@@ -298,7 +298,7 @@ fn failure_policy(errs: &mut FieldErrors, path: &Path, body: &Value) {
 
 /// Upstream shows no value here, and neither do we.
 fn bare(errs: &mut FieldErrors, path: Path, detail: &str) {
-    errs.add("FieldValueInvalid", path, format!("Invalid value: {detail}"));
+    errs.add(ErrorKind::Invalid, path, "", detail);
 }
 
 fn exit_codes(errs: &mut FieldErrors, path: &Path, rule: &Value, body: &Value) {
@@ -338,7 +338,7 @@ fn exit_codes(errs: &mut FieldErrors, path: &Path, rule: &Value, body: &Value) {
 
 fn managed_by(errs: &mut FieldErrors, path: &Path, name: &str) {
     let good = name.split_once('/').is_some_and(|(domain, rest)| {
-        !rest.is_empty() && crate::registry::validate::subdomain_problems(domain).is_empty()
+        !rest.is_empty() && apimachinery::validation::subdomain_problems(domain).is_empty()
     });
     if !good {
         errs.invalid(path, name, "must be a domain-prefixed path (such as \"acme.io/foo\")");
@@ -393,8 +393,7 @@ fn template(errs: &mut FieldErrors, new: &Object, old: &Object) {
     }
     if allowed != *had {
         let shown = internal::json(internal::Struct::PodTemplateSpec, &allowed);
-        let text = format!("Invalid value: {shown}: {IMMUTABLE}");
-        errs.add("FieldValueInvalid", spec().child("template"), text);
+        errs.add(ErrorKind::Invalid, spec().child("template"), &shown, IMMUTABLE);
     }
 }
 

@@ -2,14 +2,15 @@
 
 use std::collections::HashSet;
 
+use apimachinery::field::FieldErrors;
+use apimachinery::validation::subdomain_problems;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
-use super::field::FieldErrors;
 use super::table::{age, column, human, name, or};
-use super::validate::{spec, subdomain_problems};
+use super::validate::spec;
 use super::value::{at, carry, int, list, set, text, texts};
 use super::{AGE, Column, Cx, NAME, NameRule, Object, Selectable, Strategy};
 

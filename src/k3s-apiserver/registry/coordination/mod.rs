@@ -1,9 +1,9 @@
 //! `coordination.k8s.io`.
 
+use apimachinery::field::FieldErrors;
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
-use super::field::FieldErrors;
 use super::table::{age, column, name};
 use super::validate::{not_negative, spec};
 use super::value::{at, int, text};

@@ -1,11 +1,12 @@
 //! ConfigMaps.
 
+use apimachinery::field::{FieldErrors, Path};
+use apimachinery::validation::config_key_problems;
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
-use crate::registry::field::{FieldErrors, Path};
 use crate::registry::table::{age, column, name};
-use crate::registry::validate::{config_key_problems, problems};
+use crate::registry::validate::problems;
 use crate::registry::value::{flag, map};
 use crate::registry::{AGE, Column, Cx, NAME, Object, Strategy};
 

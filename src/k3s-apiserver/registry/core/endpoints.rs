@@ -1,13 +1,12 @@
 //! Endpoints, the old list of a service's addresses.
 
+use apimachinery::field::{FieldErrors, Path};
+use apimachinery::validation::{label_problems, qualified_problems, subdomain_problems};
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
-use crate::registry::field::{FieldErrors, Path};
 use crate::registry::table::{age, column, name};
-use crate::registry::validate::{
-    endpoint_ip, ip, label_problems, one_of, port, problems, qualified_problems, subdomain_problems,
-};
+use crate::registry::validate::{endpoint_ip, ip, one_of, port, problems};
 use crate::registry::value::{default_zero, has, int, key, list, list_mut, text};
 use crate::registry::{AGE, Column, Cx, NAME, Object, Strategy};
 

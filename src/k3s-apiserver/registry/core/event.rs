@@ -2,10 +2,10 @@
 //!
 //! Both are stored as one object; `convert` turns one into the other, field by field.
 
+use apimachinery::field::{FieldErrors, Path};
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
-use crate::registry::field::{FieldErrors, Path};
 use crate::registry::table::{column, name, since, wide};
 use crate::registry::value::{at, has, int, key, remove, set, text};
 use crate::registry::{Column, Cx, Object, Selectable, Strategy};

@@ -2,11 +2,12 @@
 
 use std::collections::{BTreeSet, HashSet};
 
+use apimachinery::field::{FieldErrors, Path};
+use apimachinery::validation::qualified_problems;
 use serde_json::{Map, Value};
 
 use super::resources::{container_resource, is_no_overcommit, nano, resource_name};
-use crate::registry::field::{FieldErrors, Path};
-use crate::registry::validate::{problems, qualified_problems, spec};
+use crate::registry::validate::{problems, spec};
 use crate::registry::value::{key, list, list_mut, map, object, text};
 use crate::registry::{Cx, Object, Strategy};
 

@@ -1,11 +1,12 @@
 //! Namespaces: the finalizer, the phase and the label with their name.
 
+use apimachinery::field::{FieldErrors, Path};
+use apimachinery::validation::qualified_problems;
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
-use crate::registry::field::{FieldErrors, Path};
 use crate::registry::table::{age, column, name};
-use crate::registry::validate::{problems, qualified_problems, spec};
+use crate::registry::validate::{problems, spec};
 use crate::registry::value::{at, list, map, object, text};
 use crate::registry::{AGE, Column, Cx, Deletion, NAME, NameRule, Object, Selectable, Strategy};
 

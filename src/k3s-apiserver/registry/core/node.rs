@@ -2,13 +2,14 @@
 
 use std::collections::HashSet;
 
+use apimachinery::field::{ErrorKind, FieldErrors, Path};
+use apimachinery::validation::{label_value_problems, qualified_problems};
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
 use super::resources::resource_value;
-use crate::registry::field::{FieldErrors, Path};
 use crate::registry::table::{age, column, condition, name, or, wide};
-use crate::registry::validate::{cidr, label_value_problems, problems, qualified_problems, spec};
+use crate::registry::validate::{cidr, problems, spec};
 use crate::registry::value::{at, at_mut, flag, has, key, list, map, text, texts};
 use crate::registry::{AGE, Column, Cx, NAME, Object, Selectable, Strategy};
 
@@ -130,12 +131,12 @@ fn update(errs: &mut FieldErrors, new: &Object, old: &Object) {
     for (n, address) in addresses.iter().enumerate() {
         if addresses[..n].contains(address) {
             let shown = format!(
-                "Duplicate value: {{\"Type\":{},\"Address\":{}}}",
+                "{{\"Type\":{},\"Address\":{}}}",
                 key(address, "type"),
                 key(address, "address")
             );
             let path = Path::new("status").child("addresses").index(n);
-            errs.add("FieldValueDuplicate", path, shown);
+            errs.add(ErrorKind::Duplicate, path, &shown, "");
         }
     }
     let had = list(old, "spec.podCIDRs");
@@ -206,10 +207,11 @@ fn taints(errs: &mut FieldErrors, node: &Object) {
         }
         if !seen.insert((name, effect)) {
             let shown = format!(
-                "Duplicate value: {{\"Key\":{name:?},\"Value\":{value:?},\"Effect\":{effect:?},\"TimeAdded\":{}}}: taints must be unique by key and effect pair",
+                "{{\"Key\":{name:?},\"Value\":{value:?},\"Effect\":{effect:?},\"TimeAdded\":{}}}",
                 key(taint, "timeAdded")
             );
-            errs.add("FieldValueDuplicate", path, shown);
+            let detail = "taints must be unique by key and effect pair";
+            errs.add(ErrorKind::Duplicate, path, &shown, detail);
         }
     }
 }

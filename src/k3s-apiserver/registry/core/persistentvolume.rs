@@ -1,5 +1,7 @@
 //! PersistentVolumes.
 
+use apimachinery::field::{ErrorKind, FieldErrors, Path};
+use apimachinery::validation::subdomain_problems;
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
@@ -7,10 +9,9 @@ use super::pod_warnings::RENAMED;
 use super::podspec::{node_selector, persistent_source};
 use super::podspec_defaults::default_volume_source;
 use super::resources::nano;
-use crate::registry::field::{FieldErrors, Path};
 use crate::registry::internal::{Struct, diff, renamed};
 use crate::registry::table::{access_modes, age, column, name, or, wide};
-use crate::registry::validate::{immutable, problems, spec, subdomain_problems};
+use crate::registry::validate::{immutable, problems, spec};
 use crate::registry::value::{
     at, at_mut, default, default_zero, has, key, list, list_mut, map, remove, text, texts,
 };
@@ -297,8 +298,8 @@ fn capacity(errs: &mut FieldErrors, path: &Path, body: &Value) {
         {
             if nanos < 0 {
                 let shown = value.as_str().unwrap_or_default();
-                let text = format!("Invalid value: {shown}: must be a valid resource quantity");
-                errs.add("FieldValueInvalid", path.clone(), text);
+                let detail = "must be a valid resource quantity";
+                errs.add(ErrorKind::Invalid, path.clone(), shown, detail);
             }
             errs.invalid(path, value.clone(), "must be greater than zero");
         }

@@ -1,16 +1,15 @@
 //! PersistentVolumeClaims.
 
+use apimachinery::field::{FieldErrors, Path};
+use apimachinery::validation::{label_problems, subdomain_problems};
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
 use super::persistentvolume::{access, mode};
 use super::resources::nano;
-use crate::registry::field::{FieldErrors, Path};
 use crate::registry::internal::{Struct, diff};
 use crate::registry::table::{access_modes, age, column, name, or, wide};
-use crate::registry::validate::{
-    IMMUTABLE, immutable, label_problems, label_selector, problems, spec, subdomain_problems,
-};
+use crate::registry::validate::{IMMUTABLE, immutable, label_selector, problems, spec};
 use crate::registry::value::{at, at_mut, carry, default, has, key, map, remove, text, texts};
 use crate::registry::{AGE, Column, Cx, NAME, Object, Selectable, Strategy};
 

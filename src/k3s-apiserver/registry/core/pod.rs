@@ -1,10 +1,10 @@
 //! Pods: creation, update rules, deletion and the fields that selectors may name.
 
+use apimachinery::field::FieldErrors;
 use serde_json::{Value, json};
 
 use super::resources::qos_class;
 use super::{pod_status, pod_table, pod_update, pod_validation, pod_warnings, podspec_defaults};
-use crate::registry::field::FieldErrors;
 use crate::registry::value::{at, carry, has, int, key, list, remove, set, text};
 use crate::registry::{Column, Cx, Deletion, Object, Selectable, Strategy};
 

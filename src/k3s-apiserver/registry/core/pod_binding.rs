@@ -1,10 +1,10 @@
 //! `pods/binding`: the scheduler's decision written into the pod.
 
+use apimachinery::field::{FieldErrors, Path};
 use jiff::Timestamp;
 use serde_json::{Map, Value, json};
 
 use crate::registry::Object;
-use crate::registry::field::{FieldErrors, Path};
 use crate::registry::value::{has, key, list, map, object, set, text};
 
 /// Why a pod cannot be bound.

@@ -2,13 +2,14 @@
 
 use std::collections::HashSet;
 
+use apimachinery::field::{FieldErrors, Path};
+use apimachinery::validation::{qualified_problems, subdomain_problems};
 use serde_json::Value;
 
 use super::pod_update::annotation_updates;
 use crate::registry::Object;
-use crate::registry::field::{FieldErrors, Path};
 use crate::registry::internal::renamed;
-use crate::registry::validate::{immutable, ip, problems, qualified_problems, subdomain_problems};
+use crate::registry::validate::{immutable, ip, problems};
 use crate::registry::value::{at, has, int, key, list, text};
 
 /// An update of the subresource `status`.

@@ -1,12 +1,12 @@
 //! What may change in a pod after it was made, and how a refusal shows the difference.
 
+use apimachinery::field::{FieldErrors, Path};
 use serde_json::Value;
 
 use super::pod_validation::{self, APP_ARMOR, MIRROR};
 use super::podspec;
 use super::resources::qos_class;
 use crate::registry::Object;
-use crate::registry::field::{FieldErrors, Path};
 use crate::registry::internal::{Struct, diff, renamed};
 use crate::registry::validate::spec;
 use crate::registry::value::{at, carry, has, int, key, list, map, remove, set, text};

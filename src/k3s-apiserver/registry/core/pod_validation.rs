@@ -1,10 +1,10 @@
 //! What holds for pods and not for templates: annotations, tokens, and what creation may not set.
 
+use apimachinery::field::{FieldErrors, Path};
 use serde_json::Value;
 
 use super::podspec::{self, Of};
 use crate::registry::Object;
-use crate::registry::field::{FieldErrors, Path};
 use crate::registry::validate::spec;
 use crate::registry::value::{at, has, key, list, map, text};
 

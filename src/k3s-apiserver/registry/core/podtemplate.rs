@@ -1,11 +1,11 @@
 //! PodTemplates, and what every kind with a pod template shares.
 
+use apimachinery::field::{FieldErrors, Path};
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
 use super::podspec::{self, Of};
 use super::{pod_warnings, podspec_defaults};
-use crate::registry::field::{FieldErrors, Path};
 use crate::registry::table::{column, containers, labels, name};
 use crate::registry::validate;
 use crate::registry::value::{at, at_mut, key, map, set};

@@ -1,10 +1,10 @@
 //! ReplicationControllers.
 
+use apimachinery::field::FieldErrors;
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
 use super::podtemplate::{default_template, template_warnings, validate_replicated};
-use crate::registry::field::FieldErrors;
 use crate::registry::table::{age, containers, integer, labels, name, number, wide};
 use crate::registry::validate::{not_negative, required, spec};
 use crate::registry::value::{at, default, has, is_zero, map, set};

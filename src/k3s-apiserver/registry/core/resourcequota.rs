@@ -2,11 +2,11 @@
 
 use std::collections::HashSet;
 
+use apimachinery::field::{FieldErrors, Path};
 use jiff::Timestamp;
 use serde_json::{Map, Value, json};
 
 use super::resources::{is_standard, resource_name, resource_value};
-use crate::registry::field::{FieldErrors, Path};
 use crate::registry::internal::renamed;
 use crate::registry::table::{age, column, name};
 use crate::registry::validate::{IMMUTABLE, spec};

@@ -1,9 +1,10 @@
 //! Resource lists: what a pod asks for, its quality of service, and checks of quantities.
 
+use apimachinery::field::{FieldErrors, Path};
+use apimachinery::validation::qualified_problems;
 use serde_json::{Map, Value, json};
 
-use crate::registry::field::{FieldErrors, Path};
-use crate::registry::validate::{problems, qualified_problems};
+use crate::registry::validate::problems;
 use crate::registry::value::{has, key, list, map, object, text};
 
 const NANO: i128 = 1_000_000_000;

@@ -1,14 +1,15 @@
 //! Secrets: typed keys, and `stringData` that becomes `data`.
 
+use apimachinery::field::{FieldErrors, Path};
+use apimachinery::validation::config_key_problems;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
 use super::configmap::{decoded_len, frozen};
-use crate::registry::field::{FieldErrors, Path};
 use crate::registry::table::{age, column, name};
-use crate::registry::validate::{config_key_problems, immutable, problems};
+use crate::registry::validate::{immutable, problems};
 use crate::registry::value::{at, default_zero, key, map, object, remove, text};
 use crate::registry::{AGE, Column, Cx, NAME, Object, Selectable, Strategy};
 

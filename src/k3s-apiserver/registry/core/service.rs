@@ -1,11 +1,11 @@
 //! Services: what follows from their type, and what an update carries over.
 
+use apimachinery::field::FieldErrors;
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
 use super::{service_alloc, service_table, service_validation};
 use crate::companions::{self, Companion};
-use crate::registry::field::FieldErrors;
 use crate::registry::value::{
     at, at_mut, carry, default, default_zero, has, is_zero, key, list, list_mut, remove, set, text,
 };

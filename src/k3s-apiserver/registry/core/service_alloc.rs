@@ -7,11 +7,11 @@ use std::collections::HashSet;
 use std::net::IpAddr;
 use std::sync::{Mutex, PoisonError};
 
+use apimachinery::field::FieldErrors;
 use ipnetwork::IpNetwork;
 use serde_json::json;
 
 use crate::cluster::Cluster;
-use crate::registry::field::FieldErrors;
 use crate::registry::validate::spec;
 use crate::registry::value::{at, flag, has, int, is_zero, key, list, set, text, texts};
 use crate::registry::{Guard, Object};

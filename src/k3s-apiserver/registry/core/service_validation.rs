@@ -2,14 +2,14 @@
 
 use std::collections::HashSet;
 
+use apimachinery::field::{ErrorKind, FieldErrors, Path};
+use apimachinery::validation::{label_problems, qualified_problems, subdomain_problems};
 use serde_json::{Value, json};
 
 use super::service::external;
 use crate::registry::Object;
-use crate::registry::field::{FieldErrors, Path};
 use crate::registry::validate::{
-    IMMUTABLE, cidr, endpoint_ip, ip, label_problems, labels, one_of, port, port_or_name, problems,
-    qualified_problems, spec, subdomain_problems,
+    IMMUTABLE, cidr, endpoint_ip, ip, labels, one_of, port, port_or_name, problems, spec,
 };
 use crate::registry::value::{at, has, int, is_zero, key, list, text, texts};
 
@@ -155,9 +155,9 @@ fn node_ports(errs: &mut FieldErrors, path: &Path, body: &Value) {
         let (protocol, number) = (text(one, "protocol"), int(one, "port").unwrap_or_default());
         if !seen.insert((protocol, number)) {
             let shown = format!(
-                "Duplicate value: {{\"Name\":\"\",\"Protocol\":{protocol:?},\"AppProtocol\":null,\"Port\":{number},\"TargetPort\":0,\"NodePort\":0}}"
+                "{{\"Name\":\"\",\"Protocol\":{protocol:?},\"AppProtocol\":null,\"Port\":{number},\"TargetPort\":0,\"NodePort\":0}}"
             );
-            errs.add("FieldValueDuplicate", path.index(n), shown);
+            errs.add(ErrorKind::Duplicate, path.index(n), &shown, "");
         }
     }
 }

@@ -1,9 +1,9 @@
 //! ServiceAccounts.
 
+use apimachinery::field::FieldErrors;
 use jiff::Timestamp;
 use serde_json::Value;
 
-use crate::registry::field::FieldErrors;
 use crate::registry::table::{age, name};
 use crate::registry::value::remove;
 use crate::registry::{AGE, Column, Cx, NAME, Object, Strategy};

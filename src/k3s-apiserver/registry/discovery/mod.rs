@@ -3,12 +3,13 @@
 use std::collections::HashSet;
 use std::net::IpAddr;
 
+use apimachinery::field::{FieldErrors, Path};
+use apimachinery::validation::{label_problems, subdomain_problems};
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
-use super::field::{FieldErrors, Path};
 use super::table::{age, column, name};
-use super::validate::{endpoint_ip, immutable, ip, label_problems, problems, subdomain_problems};
+use super::validate::{endpoint_ip, immutable, ip, problems};
 use super::value::{default, has, int, key, list, list_mut, map, text, texts};
 use super::{AGE, Column, Cx, NAME, Object, Strategy};
 

@@ -1,9 +1,9 @@
 //! `flowcontrol.apiserver.k8s.io/v1`.
 
+use apimachinery::field::{ErrorKind, FieldErrors, Path, supported_values};
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
-use super::field::{FieldErrors, Path};
 use super::table::{age, column, condition, name, or};
 use super::validate::{not_negative, one_of, spec};
 use super::value::{at, at_mut, default, default_zero, has, int, key, list, text};
@@ -102,14 +102,9 @@ fn flow_schema(errs: &mut FieldErrors, obj: &Object) {
     if has(body, "distinguisherMethod") {
         let kind = text(body, "distinguisherMethod.type");
         if !matches!(kind, "ByNamespace" | "ByUser") {
-            let text = format!(
-                "Unsupported value: {{\"Type\":{kind:?}}}: supported values: \"ByNamespace\", \"ByUser\""
-            );
-            errs.add(
-                "FieldValueNotSupported",
-                path.child("distinguisherMethod").child("type"),
-                text,
-            );
+            let path = path.child("distinguisherMethod").child("type");
+            let supported = supported_values(&["ByNamespace", "ByUser"]);
+            errs.add(ErrorKind::NotSupported, path, &format!("{{\"Type\":{kind:?}}}"), &supported);
         }
     }
     if text(body, "priorityLevelConfiguration.name").is_empty() {

@@ -2,16 +2,16 @@
 
 use std::net::IpAddr;
 
+use apimachinery::field::{FieldErrors, Path};
+use apimachinery::validation::{
+    label_problems, port_name_problems, subdomain_problems, wildcard_problems,
+};
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
-use crate::registry::field::{FieldErrors, Path};
 use crate::registry::rbac::path_segment;
 use crate::registry::table::{age, column, name, or};
-use crate::registry::validate::{
-    ip, label_problems, port, port_name_problems, problems, spec, subdomain_problems,
-    wildcard_problems,
-};
+use crate::registry::validate::{ip, port, problems, spec};
 use crate::registry::value::{at, has, int, key, list, text, texts};
 use crate::registry::{AGE, Column, Cx, NAME, Object, Strategy};
 

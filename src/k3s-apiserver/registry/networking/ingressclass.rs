@@ -1,14 +1,13 @@
 //! IngressClasses.
 
+use apimachinery::field::{FieldErrors, Path};
+use apimachinery::validation::{label_problems, subdomain_problems};
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
 use super::ingress::local_reference;
-use crate::registry::field::{FieldErrors, Path};
 use crate::registry::table::{age, column, name};
-use crate::registry::validate::{
-    immutable_spec, label_problems, problems, spec, subdomain_problems,
-};
+use crate::registry::validate::{immutable_spec, problems, spec};
 use crate::registry::value::{at, at_mut, default_zero, has, key, text};
 use crate::registry::{AGE, Column, Cx, NAME, Object, Strategy};
 

@@ -2,13 +2,14 @@
 
 use std::net::IpAddr;
 
+use apimachinery::field::{FieldErrors, Path};
+use apimachinery::validation::subdomain_problems;
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
-use crate::registry::field::{FieldErrors, Path};
 use crate::registry::rbac::path_segment;
 use crate::registry::table::{age, column, name};
-use crate::registry::validate::{immutable_spec, problems, spec, subdomain_problems};
+use crate::registry::validate::{immutable_spec, problems, spec};
 use crate::registry::value::{at, has, text};
 use crate::registry::{Column, Cx, NAME, NameRule, Object, Selectable, Strategy};
 

@@ -1,9 +1,9 @@
 //! NetworkPolicies.
 
+use apimachinery::field::{FieldErrors, Path};
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
-use crate::registry::field::{FieldErrors, Path};
 use crate::registry::table::{age, column, name, selector};
 use crate::registry::validate::{cidr, label_selector, port_or_name, spec};
 use crate::registry::value::{

@@ -1,9 +1,9 @@
 //! ServiceCIDRs.
 
+use apimachinery::field::FieldErrors;
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
-use crate::registry::field::FieldErrors;
 use crate::registry::table::{age, column, name};
 use crate::registry::validate::{IMMUTABLE, cidr, spec};
 use crate::registry::value::{at, list, texts};

@@ -1,13 +1,14 @@
 //! `node.k8s.io`.
 
+use apimachinery::field::{FieldErrors, Path};
+use apimachinery::validation::label_problems;
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
 use super::core::podspec::tolerations_at;
 use super::core::resources::resource_value;
-use super::field::{FieldErrors, Path};
 use super::table::{age, column, name};
-use super::validate::{immutable, label_problems, labels, problems};
+use super::validate::{immutable, labels, problems};
 use super::value::{at, key, list, map, text};
 use super::{AGE, Column, Cx, NAME, Object, Strategy};
 

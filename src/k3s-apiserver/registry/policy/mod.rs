@@ -1,9 +1,9 @@
 //! `policy/v1`.
 
+use apimachinery::field::{FieldErrors, Path};
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
-use super::field::{FieldErrors, Path};
 use super::table::{age, column, integer, name, number};
 use super::validate::{at_most_100, int_or_percent, label_selector, not_negative, one_of, spec};
 use super::value::{at, has, key};

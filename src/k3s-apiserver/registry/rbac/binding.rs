@@ -1,10 +1,10 @@
 //! RoleBindings and ClusterRoleBindings.
 
+use apimachinery::field::{FieldErrors, Path};
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
 use super::GROUP;
-use crate::registry::field::{FieldErrors, Path};
 use crate::registry::table::{age, column, name, wide};
 use crate::registry::value::{at_mut, default_zero, key, list, list_mut, text};
 use crate::registry::{AGE, Column, Cx, NAME, NameRule, Object, Strategy};
@@ -46,7 +46,7 @@ impl Binding {
             "ServiceAccount" => {
                 let name = text(subject, "name");
                 if !name.is_empty() {
-                    let found = crate::registry::validate::subdomain_problems(name);
+                    let found = apimachinery::validation::subdomain_problems(name);
                     crate::registry::validate::problems(errs, &path.child("name"), name, found);
                 }
                 if !group.is_empty() {

@@ -1,6 +1,7 @@
 //! Roles and ClusterRoles.
 
-use crate::registry::field::{FieldErrors, Path};
+use apimachinery::field::{FieldErrors, Path};
+
 use crate::registry::validate::label_selector;
 use crate::registry::value::{has, list, map};
 use crate::registry::{Cx, NameRule, Object, Strategy};

@@ -3,12 +3,13 @@
 use std::collections::HashSet;
 
 use apimachinery::cel::Ty;
+use apimachinery::field::{FieldErrors, Path};
+use apimachinery::validation::label_problems;
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
-use super::field::{FieldErrors, Path};
 use super::table::{age, column, name};
-use super::validate::{label_problems, problems, spec};
+use super::validate::{problems, spec};
 use super::value::{at, default, default_zero, has, key, list, list_mut, text, texts};
 use super::{AGE, Column, Cx, NAME, Object, Selectable, Strategy};
 use crate::expressions::Scope;

@@ -1,9 +1,9 @@
 //! `scheduling.k8s.io`.
 
+use apimachinery::field::{FieldErrors, Path};
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
-use super::field::{FieldErrors, Path};
 use super::table::{age, boolean, column, integer, name, number};
 use super::validate::{immutable, one_of};
 use super::value::{default, flag, int, key, text};

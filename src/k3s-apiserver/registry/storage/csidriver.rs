@@ -1,10 +1,10 @@
 //! CSIDrivers.
 
+use apimachinery::field::FieldErrors;
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
 use crate::registry::core::podspec::csi_driver_name;
-use crate::registry::field::FieldErrors;
 use crate::registry::table::{age, boolean, column, name};
 use crate::registry::validate::{one_of, spec};
 use crate::registry::value::{at, at_mut, default, flag, has, int, key, list, text, texts};
@@ -137,6 +137,6 @@ fn validate(obj: &Object, errs: &mut FieldErrors) {
 
 /// The name of a driver is also its object's.
 fn validate_name(obj: &Object, errs: &mut FieldErrors) {
-    let path = crate::registry::Path::new("metadata").child("name");
+    let path = apimachinery::field::Path::new("metadata").child("name");
     csi_driver_name(errs, &path, text(obj, "metadata.name"));
 }

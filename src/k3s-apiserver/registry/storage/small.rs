@@ -2,17 +2,16 @@
 
 use std::collections::HashSet;
 
+use apimachinery::field::{FieldErrors, Path};
+use apimachinery::validation::{qualified_problems, subdomain_problems};
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
 use super::storageclass::{parameters, provisioner};
 use crate::registry::core::podspec::csi_driver_name;
 use crate::registry::core::resources::nano;
-use crate::registry::field::{FieldErrors, Path};
 use crate::registry::table::{age, column, integer, name};
-use crate::registry::validate::{
-    NOT_NEGATIVE, immutable, label_selector, problems, qualified_problems, spec, subdomain_problems,
-};
+use crate::registry::validate::{NOT_NEGATIVE, immutable, label_selector, problems, spec};
 use crate::registry::value::{has, key, list, map, text, texts};
 use crate::registry::{AGE, Column, Cx, NAME, Object, Strategy};
 

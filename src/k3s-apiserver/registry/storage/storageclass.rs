@@ -1,12 +1,13 @@
 //! StorageClasses.
 
+use apimachinery::field::{FieldErrors, Path};
+use apimachinery::validation::qualified_problems;
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
 use crate::registry::core::podspec::topology_selector_terms;
-use crate::registry::field::{FieldErrors, Path};
 use crate::registry::table::{age, column, name, or};
-use crate::registry::validate::{immutable, one_of, problems, qualified_problems};
+use crate::registry::validate::{immutable, one_of, problems};
 use crate::registry::value::{at, default, flag, key, list, map, text};
 use crate::registry::{AGE, Column, Cx, NAME, Object, Strategy};
 

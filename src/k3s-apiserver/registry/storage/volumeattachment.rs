@@ -1,14 +1,15 @@
 //! VolumeAttachments.
 
+use apimachinery::field::{FieldErrors, Path};
+use apimachinery::validation::subdomain_problems;
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
 use crate::registry::core::persistentvolume::validate_inline;
 use crate::registry::core::podspec::csi_driver_name;
-use crate::registry::field::{FieldErrors, Path};
 use crate::registry::internal::renamed;
 use crate::registry::table::{age, boolean, column, name};
-use crate::registry::validate::{IMMUTABLE, problems, spec, subdomain_problems};
+use crate::registry::validate::{IMMUTABLE, problems, spec};
 use crate::registry::value::{at, flag, has, key, map, text};
 use crate::registry::{AGE, Column, Cx, NAME, Object, Strategy};
 

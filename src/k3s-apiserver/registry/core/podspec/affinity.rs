@@ -2,13 +2,13 @@
 
 use std::collections::HashSet;
 
+use apimachinery::field::{FieldErrors, Path};
+use apimachinery::validation::{
+    label_problems, label_value_problems, qualified_problems, subdomain_problems,
+};
 use serde_json::Value;
 
-use crate::registry::field::{FieldErrors, Path};
-use crate::registry::validate::{
-    label_problems, label_selector, label_value_problems, problems, qualified_problems,
-    subdomain_problems,
-};
+use crate::registry::validate::{label_selector, problems};
 use crate::registry::value::{has, int, key, list, map, text, texts};
 
 const REQUIRED: &str = "requiredDuringSchedulingIgnoredDuringExecution";

@@ -2,13 +2,14 @@
 
 use std::collections::HashSet;
 
+use apimachinery::field::{ErrorKind, FieldErrors, Path};
+use apimachinery::validation::{label_problems, port_name_problems};
 use serde_json::Value;
 
 use super::volumes::Volumes;
 use super::{Of, env, probe, security};
 use crate::registry::core::resources::validate_resources;
-use crate::registry::field::{FieldErrors, Path};
-use crate::registry::validate::{label_problems, one_of, port_name_problems, problems};
+use crate::registry::validate::{one_of, problems};
 use crate::registry::value::{at, flag, has, int, is_zero, key, list, text};
 
 const PROTOCOLS: &[&str] = &["SCTP", "TCP", "UDP"];
@@ -269,9 +270,9 @@ fn claim_names(errs: &mut FieldErrors, path: &Path, used: &[Value], claims: &[Va
             let names = known.join(", ");
             let which =
                 if names.is_empty() { " which is empty".into() } else { format!(": {names}") };
-            let shown = crate::registry::field::show(&Value::from(name));
+            let shown = apimachinery::field::show(&Value::from(name));
             let detail = "must be one of the names in pod.spec.resourceClaims";
-            errs.add("FieldValueNotFound", &path, format!("Not found: {shown}: {detail}{which}"));
+            errs.add(ErrorKind::NotFound, &path, &shown, &format!("{detail}{which}"));
         }
     }
 }

@@ -1,11 +1,12 @@
 //! Environment variables and where their values come from.
 
+use apimachinery::field::{FieldErrors, Path};
+use apimachinery::validation::{config_key_problems, subdomain_problems};
 use serde_json::Value;
 
 use crate::registry::NameRule;
 use crate::registry::core::resources::nano;
-use crate::registry::field::{FieldErrors, Path};
-use crate::registry::validate::{config_key_problems, problems, subdomain_problems};
+use crate::registry::validate::problems;
 use crate::registry::value::{has, key, list, text};
 
 const ENV_NAME: &str = "a valid environment variable name must consist only of printable ASCII characters other than '='";
@@ -115,7 +116,7 @@ pub(super) fn field_ref(errs: &mut FieldErrors, path: &Path, from: &Value, allow
         Some((head, name)) => {
             let lower = name.to_lowercase();
             let name = if head == "metadata.annotations" { lower.as_str() } else { name };
-            problems(errs, path, name, crate::registry::validate::qualified_problems(name));
+            problems(errs, path, name, apimachinery::validation::qualified_problems(name));
         }
         None if field.ends_with("']") && field.contains("['") => {
             let detail = format!(

@@ -14,12 +14,11 @@ mod windows;
 
 use std::collections::HashSet;
 
+use apimachinery::field::{FieldErrors, Path};
+use apimachinery::validation::{label_problems, qualified_problems, subdomain_problems};
 use serde_json::Value;
 
-use crate::registry::field::{FieldErrors, Path};
-use crate::registry::validate::{
-    ip, label_problems, labels, one_of, problems, qualified_problems, subdomain_problems,
-};
+use crate::registry::validate::{ip, labels, one_of, problems};
 use crate::registry::value::{flag, has, int, key, list, text, texts};
 
 pub(crate) use self::affinity::{node_selector, topology_selector_terms};

@@ -1,8 +1,8 @@
 //! Probes and lifecycle hooks.
 
+use apimachinery::field::{FieldErrors, Path};
 use serde_json::Value;
 
-use crate::registry::field::{FieldErrors, Path};
 use crate::registry::validate::{not_negative, port, port_or_name};
 use crate::registry::value::{has, int, key, list, text};
 

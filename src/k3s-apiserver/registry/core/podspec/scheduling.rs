@@ -2,12 +2,11 @@
 
 use std::collections::HashSet;
 
+use apimachinery::field::{FieldErrors, Path};
+use apimachinery::validation::{label_value_problems, qualified_problems};
 use serde_json::Value;
 
-use crate::registry::field::{FieldErrors, Path};
-use crate::registry::validate::{
-    label_selector, label_value_problems, problems, qualified_problems,
-};
+use crate::registry::validate::{label_selector, problems};
 use crate::registry::value::{has, int, key, list, map, text, texts};
 
 /// `tolerations` of a pod spec.

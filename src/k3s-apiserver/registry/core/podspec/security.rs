@@ -2,10 +2,10 @@
 
 use std::collections::HashSet;
 
+use apimachinery::field::{FieldErrors, Path};
 use serde_json::Value;
 
 use super::windows;
-use crate::registry::field::{FieldErrors, Path};
 use crate::registry::internal::renamed;
 use crate::registry::validate::one_of;
 use crate::registry::value::{at, flag, has, key, list, text};

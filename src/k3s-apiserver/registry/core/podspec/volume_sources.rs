@@ -2,11 +2,12 @@
 //!
 //! Knows one source at a time; that there is exactly one is the caller's business.
 
+use apimachinery::field::{FieldErrors, Path};
+use apimachinery::validation::{label_problems, subdomain_problems};
 use serde_json::Value;
 
 use super::container::{local_path, no_backsteps};
-use crate::registry::field::{FieldErrors, Path};
-use crate::registry::validate::{label_problems, one_of, problems, subdomain_problems};
+use crate::registry::validate::{one_of, problems};
 use crate::registry::value::{flag, has, int, key, list, map, text};
 
 const HOST_PATH_TYPES: &[&str] = &[

@@ -2,14 +2,15 @@
 
 use std::collections::HashSet;
 
+use apimachinery::field::{FieldErrors, Path};
+use apimachinery::validation::label_problems;
 use serde_json::Value;
 
 use super::Of;
 use super::container::local_path;
 use super::env::{field_ref, resource_ref};
 use super::volume_sources::{TOO_LONG_PORTAL, need, pod_only};
-use crate::registry::field::{FieldErrors, Path};
-use crate::registry::validate::{label_problems, problems};
+use crate::registry::validate::problems;
 use crate::registry::value::{has, int, key, list, text};
 
 const MODE: &str = "must be a number between 0 and 0777 (octal), both inclusive";
@@ -212,7 +213,7 @@ fn ephemeral(errs: &mut FieldErrors, volume: &Path, source: &Value, name: &str, 
         && !name.is_empty()
     {
         let claim = format!("{pod}-{name}");
-        for problem in crate::registry::validate::subdomain_problems(&claim) {
+        for problem in apimachinery::validation::subdomain_problems(&claim) {
             errs.invalid(volume.child("name"), name, format!("PVC name {claim:?}: {problem}"));
         }
     }

@@ -1,10 +1,11 @@
 //! What pods of either operating system may not set, and the options of Windows containers.
 
+use apimachinery::field::{FieldErrors, Path};
+use apimachinery::validation::subdomain_problems;
 use serde_json::Value;
 
 use super::each_container;
-use crate::registry::field::{FieldErrors, Path};
-use crate::registry::validate::{problems, subdomain_problems};
+use crate::registry::validate::problems;
 use crate::registry::value::{at, flag, has, is_zero, key, text};
 
 const NOT_WINDOWS: &str = "cannot be set for a windows pod";
