@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use base64::Engine as _;
-use k8s_openapi::api::core::v1::{Container, Secret};
+use k8s_openapi::api::core::v1::Secret;
 
 use crate::cri::config::PodSandboxConfig;
 use crate::cri::image::{AuthConfig, Image};
@@ -21,6 +21,31 @@ pub(crate) enum Note {
     Present,
     Pulling,
     Pulled { took: Duration, size_bytes: u64 },
+}
+
+impl Note {
+    /// The reason and message of the event that tells it of the image `name`.
+    pub(crate) fn told(self, name: &str) -> (&'static str, String) {
+        match self {
+            Note::Present => (
+                "Pulled",
+                format!(
+                    "Container image \"{name}\" already present on machine and can be accessed by the pod"
+                ),
+            ),
+            Note::Pulling => ("Pulling", format!("Pulling image \"{name}\"")),
+            Note::Pulled { took, size_bytes } => {
+                let millis = took.as_millis();
+                let took = format!("{}.{:03}s", millis / 1000, millis % 1000);
+                (
+                    "Pulled",
+                    format!(
+                        "Successfully pulled image \"{name}\" in {took} ({took} including waiting). Image size: {size_bytes} bytes."
+                    ),
+                )
+            }
+        }
+    }
 }
 
 /// Pulls images.
@@ -42,21 +67,21 @@ impl Images {
         Images { runtime, serial, per_image: Mutex::default(), unused_since: Mutex::default() }
     }
 
-    /// The image of a container, pulled if the policy wants that.
+    /// The image of a container or a volume, pulled if the policy wants that.
     pub(crate) async fn ensure(
         &self,
-        container: &Container,
+        name: &str,
+        policy: Option<&str>,
         secrets: &[Arc<Secret>],
         sandbox: &PodSandboxConfig,
         note: &(dyn Fn(Note) + Send + Sync),
     ) -> Result<Image, Waiting> {
-        let name = container.image.as_deref().unwrap_or_default();
         if let Err(reason) = check_name(name) {
             let message = format!("Failed to apply default image tag \"{name}\": {reason}");
             return Err(failure("InvalidImageName", message));
         }
         let inspect = |err: tonic::Status| failure("ImageInspectError", rpc_error(&err));
-        let policy = pull_policy(container);
+        let policy = pull_policy(name, policy);
         let present = self.runtime.image_status(name).await.map_err(inspect)?;
         match (policy, present) {
             ("IfNotPresent" | "Never", Some(image)) => {
@@ -156,11 +181,10 @@ fn is_pause(image: &Image) -> bool {
 }
 
 /// The policy, defaulted by the tag as the API server would.
-fn pull_policy(container: &Container) -> &str {
-    match container.image_pull_policy.as_deref() {
+fn pull_policy<'a>(image: &str, policy: Option<&'a str>) -> &'a str {
+    match policy {
         Some(policy) if !policy.is_empty() => policy,
         _ => {
-            let image = container.image.as_deref().unwrap_or_default();
             let last = image.rsplit('/').next().unwrap_or_default();
             let pinned =
                 image.contains('@') || last.split_once(':').is_some_and(|(_, tag)| tag != "latest");
@@ -252,8 +276,7 @@ mod tests {
             ("localhost:5000/busybox", "Always"),
             ("busybox@sha256:00", "IfNotPresent"),
         ] {
-            let container = Container { image: Some(image.into()), ..Default::default() };
-            assert_eq!(pull_policy(&container), policy, "{image}");
+            assert_eq!(pull_policy(image, None), policy, "{image}");
         }
     }
 

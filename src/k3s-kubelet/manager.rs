@@ -358,7 +358,8 @@ impl Manager {
             if known.contains(&uid) {
                 continue;
             }
-            if let Err(err) = volume::teardown(&dir.path()) {
+            let released = volume::image::release(&self.shared.runtime, &dir.path()).await;
+            if let Err(err) = released.and_then(|()| volume::teardown(&dir.path())) {
                 let err = format!("{err:#}");
                 tracing::warn!(pod = %uid, %err, "Orphaned volumes were not removed, ignoring");
             }

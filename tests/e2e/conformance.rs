@@ -2,13 +2,16 @@
 //!
 //! Invariant: each step has a namespace of its own, which goes with it.
 
+use std::process::Command;
+
 use anyhow::{Result, ensure};
 
 use super::Step;
-use crate::cluster::{Cluster, IMAGE, PATIENCE, apply, kubectl};
+use crate::cluster::{Cluster, IMAGE, PATIENCE, apply, kubectl, run};
 
 pub(super) const STEPS: &[Step] = &[
     ("a downward API volume follows its pod", downward),
+    ("an image's files are a volume that nobody can change", image_volume),
     ("a container's last words are what it said", last_words),
     ("a circle of owners goes with the first of them", circle),
     ("a namespace's pods go before the rest of it", pods_first),
@@ -51,6 +54,37 @@ fn downward(cluster: &mut Cluster) -> Result<()> {
             let shown = kubectl(&["-n", "downward", "exec", "p", "--", "cat", "/v/labels"])?;
             Ok(shown.trim() == "color=\"blue\"")
         })
+    })
+}
+
+fn image_volume(cluster: &mut Cluster) -> Result<()> {
+    let snapshots = || {
+        let socket = "/run/k3s/containerd/containerd.sock";
+        run(Command::new("ctr").args(["--address", socket, "--namespace", "k8s.io"]).args([
+            "snapshots",
+            "--snapshotter=overlayfs",
+            "list",
+        ]))
+    };
+    within("images", || {
+        pod(
+            "images",
+            "containers: [{ name: c, image: IMAGE, command: [sleep, '1000'], volumeMounts: \
+             [{ name: v, mountPath: /v }, { name: v, mountPath: /part, subPath: bin }] }], \
+             volumes: [{ name: v, image: { reference: IMAGE, pullPolicy: IfNotPresent } }]",
+        )?;
+        ready("images")?;
+        let script = "ls /v/bin/busybox /part/busybox; touch /v/x; exit 0";
+        let said =
+            kubectl(&["-n", "images", "exec", "p", "--", "sh", "-c", &format!("({script}) 2>&1")])?;
+        for part in ["/v/bin/busybox\n", "/part/busybox\n", "Read-only"] {
+            ensure!(said.contains(part), "{part:?} is not in {said:?}");
+        }
+        ensure!(snapshots()?.contains("k3s-image-volume"), "{}", snapshots()?);
+        Ok(())
+    })?;
+    cluster.wait("the image to be let go of", PATIENCE, || {
+        Ok(!snapshots()?.contains("k3s-image-volume"))
     })
 }
 

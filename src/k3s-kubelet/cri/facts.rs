@@ -10,7 +10,9 @@ use serde::Deserialize;
 
 use super::Runtime;
 
-/// The parts of a runtime's configuration that concern the pod network and the sandbox image.
+const SNAPSHOTTER_DEFAULT: &str = "overlayfs";
+
+/// The parts of a runtime's configuration that concern the pod network and images.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct RuntimeFacts {
     /// Folder of the CNI plugins.
@@ -21,6 +23,7 @@ pub struct RuntimeFacts {
     pub sandbox_image: Option<String>,
     /// Whether it leaves control groups to systemd.
     pub systemd_cgroup: bool,
+    snapshotter: Option<String>,
 }
 
 impl RuntimeFacts {
@@ -35,8 +38,13 @@ impl RuntimeFacts {
             .with_context(|| format!("asking the container runtime at {endpoint}"))
     }
 
+    /// What holds the files of images.
+    pub(crate) fn snapshotter(self) -> String {
+        self.snapshotter.unwrap_or_else(|| SNAPSHOTTER_DEFAULT.to_owned())
+    }
+
     /// containerd's `config` is its CRI plugin's configuration as JSON.
-    fn parse(info: &BTreeMap<String, String>) -> Self {
+    pub(crate) fn parse(info: &BTreeMap<String, String>) -> Self {
         #[derive(Default, Deserialize)]
         #[serde(rename_all = "camelCase", default)]
         struct Config {
@@ -54,6 +62,7 @@ impl RuntimeFacts {
         #[derive(Default, Deserialize)]
         #[serde(default)]
         struct Containerd {
+            snapshotter: Option<String>,
             runtimes: BTreeMap<String, Handler>,
         }
         #[derive(Default, Deserialize)]
@@ -78,6 +87,7 @@ impl RuntimeFacts {
             cni_bin: bins.next(),
             cni_conf: cni.conf_dir.filter(given),
             sandbox_image: sandbox_image.filter(|name| !name.is_empty()),
+            snapshotter: containerd.snapshotter.filter(|name| !name.is_empty()),
         }
     }
 }
@@ -94,6 +104,7 @@ mod tests {
             cni_conf: some(conf).map(PathBuf::from),
             sandbox_image: some(image),
             systemd_cgroup: config.contains("true"),
+            snapshotter: config.contains("stargz").then(|| "stargz".to_owned()),
         };
         assert_eq!(RuntimeFacts::parse(&info), expected, "{config}");
     }
@@ -118,6 +129,7 @@ mod tests {
             "",
             "",
         );
+        check(r#"{"containerd":{"snapshotter":"stargz"}}"#, "", "", "");
         check(r#"{"sandboxImage":"pause:1"}"#, "", "", "pause:1");
         check("not JSON", "", "", "");
     }

@@ -8,6 +8,7 @@ pub(crate) mod events;
 pub(crate) mod facts;
 pub(crate) mod image;
 pub(crate) mod runtime;
+pub(crate) mod snapshot;
 pub(crate) mod stats;
 
 use std::collections::BTreeMap;
@@ -17,6 +18,7 @@ use anyhow::Context as _;
 use hyper_util::rt::TokioIo;
 use tonic::client::Grpc;
 use tonic::codegen::http::uri::PathAndQuery;
+use tonic::metadata::MetadataValue;
 use tonic::transport::{Channel, Endpoint, Uri};
 use tonic::{Request, Status};
 use tonic_prost::ProstCodec;
@@ -28,6 +30,8 @@ use runtime::*;
 const DEADLINE: Duration = Duration::from_secs(120);
 const PULL_DEADLINE: Duration = Duration::from_secs(3600);
 const MESSAGE_BYTES_MAX: usize = 16 << 20;
+/// containerd's namespace of what CRI makes; CRI itself does not look at it.
+const NAMESPACE: &str = "k8s.io";
 
 /// A connection to the runtime; clones share it.
 #[derive(Clone)]
@@ -64,6 +68,8 @@ impl Runtime {
         grpc.ready().await.map_err(|err| Status::unavailable(err.to_string()))?;
         let mut request = Request::new(message);
         request.set_timeout(deadline);
+        let namespace = MetadataValue::from_static(NAMESPACE);
+        request.metadata_mut().insert("containerd-namespace", namespace);
         let codec: ProstCodec<Q, A> = ProstCodec::default();
         let call = grpc.unary(request, PathAndQuery::from_static(path), codec);
         match tokio::time::timeout(deadline, call).await {

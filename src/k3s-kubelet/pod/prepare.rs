@@ -2,11 +2,12 @@
 
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context as _;
-use client::Key;
+use client::{EventType, Key};
 use jiff::Timestamp;
 use k8s_openapi::api::authentication::v1::TokenRequest as ApiTokenRequest;
 use k8s_openapi::api::core::v1::{
@@ -16,11 +17,13 @@ use serde_json::json;
 
 use super::env::Objects;
 use super::labels::PodNames;
-use super::start::pod_dir;
+use super::start::{pod_dir, pull_secrets};
+use crate::cri::config::PodSandboxConfig;
+use crate::image::Note;
 use crate::objects::Handle;
 use crate::shared::Shared;
 use crate::typed::{CLAIMS, PERSISTENT_VOLUMES, SERVICE_ACCOUNTS};
-use crate::volume::{self, Claims, TokenRequest, Tokens, Volume};
+use crate::volume::{self, Claims, Source, TokenRequest, Tokens, Volume};
 
 /// Tokens are renewed after four fifths of their life, and at least daily.
 const TOKEN_AGE_MAX: Duration = Duration::from_secs(24 * 3600);
@@ -96,11 +99,16 @@ async fn gather(
         })
         .collect();
     let facts = shared.facts(pod_ips);
-    let volumes = volume::plan(pod, &inputs.objects, &tokens, &inputs.claims, &facts)?;
+    let mut volumes = volume::plan(pod, &inputs.objects, &tokens, &inputs.claims, &facts)?;
     let context = pod.spec.as_ref().and_then(|spec| spec.security_context.as_ref());
     let fs_group =
         context.and_then(|context| context.fs_group).and_then(|group| u32::try_from(group).ok());
     let dir = pod_dir(shared, pod);
+    for volume in &mut volumes {
+        show_image(shared, pod, &inputs.objects, &dir, volume).await.map_err(|reason| {
+            volume::VolumeError { volume: volume.name.clone(), reason: format!("{reason:#}") }
+        })?;
+    }
     let volumes = tokio::task::spawn_blocking(move || {
         std::fs::create_dir_all(&dir).with_context(|| format!("creating {}", dir.display()))?;
         for volume in &volumes {
@@ -113,6 +121,36 @@ async fn gather(
     })
     .await??;
     inputs.volumes = Arc::new(volumes);
+    Ok(())
+}
+
+/// Has the runtime show the image of an image volume that is not there yet.
+async fn show_image(
+    shared: &Shared,
+    pod: &Pod,
+    objects: &Objects,
+    dir: &Path,
+    volume: &mut Volume,
+) -> anyhow::Result<()> {
+    if volume.is_settled(dir)? {
+        return Ok(());
+    }
+    let Source::Image { reference, pull_policy, mounts } = &mut volume.source else {
+        return Ok(());
+    };
+    let note = |note: Note| {
+        let (reason, message) = note.told(reference);
+        shared.event(pod, "", EventType::Normal, reason, message);
+    };
+    let secrets = pull_secrets(pod, objects);
+    let sandbox = PodSandboxConfig::default();
+    let policy = pull_policy.as_deref();
+    let image = shared.images.ensure(reference, policy, &secrets, &sandbox, &note).await;
+    let image =
+        image.map_err(|waiting| anyhow::anyhow!("{}: {}", waiting.reason, waiting.message))?;
+    let key = volume::image::key(pod.uid(), &volume.name);
+    let shown = shared.runtime.view_image(&key, &image.id).await;
+    *mounts = shown.map_err(|err| anyhow::anyhow!("{}", err.message()))?;
     Ok(())
 }
 

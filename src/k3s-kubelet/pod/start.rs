@@ -133,37 +133,21 @@ async fn create_and_start(shared: &Shared, start: &Start) -> Result<String, Wait
 }
 
 async fn ensure_image(shared: &Shared, start: &Start, path: &str) -> Result<Image, Waiting> {
-    let (pod, container) = (&start.pod, &start.entry.container);
-    let name = container.image.clone().unwrap_or_default();
-    let secrets: Vec<Arc<Secret>> = pod
-        .spec
-        .iter()
-        .flat_map(|spec| spec.image_pull_secrets.iter().flatten())
-        .filter_map(|reference| start.objects.secrets.get(&reference.name)?.clone())
-        .collect();
+    let container = &start.entry.container;
+    let name = container.image.as_deref().unwrap_or_default();
+    let secrets = pull_secrets(&start.pod, &start.objects);
     let note = |note: Note| {
-        let (reason, message) = match note {
-            Note::Present => (
-                "Pulled",
-                format!(
-                    "Container image \"{name}\" already present on machine and can be accessed by the pod"
-                ),
-            ),
-            Note::Pulling => ("Pulling", format!("Pulling image \"{name}\"")),
-            Note::Pulled { took, size_bytes } => {
-                let millis = took.as_millis();
-                let took = format!("{}.{:03}s", millis / 1000, millis % 1000);
-                (
-                    "Pulled",
-                    format!(
-                        "Successfully pulled image \"{name}\" in {took} ({took} including waiting). Image size: {size_bytes} bytes."
-                    ),
-                )
-            }
-        };
-        shared.event(pod, path, EventType::Normal, reason, message);
+        let (reason, message) = note.told(name);
+        shared.event(&start.pod, path, EventType::Normal, reason, message);
     };
-    shared.images.ensure(container, &secrets, &start.sandbox, &note).await
+    let policy = container.image_pull_policy.as_deref();
+    shared.images.ensure(name, policy, &secrets, &start.sandbox, &note).await
+}
+
+/// The Secrets that the pod's images are pulled with.
+pub(crate) fn pull_secrets(pod: &Pod, objects: &Objects) -> Vec<Arc<Secret>> {
+    let references = pod.spec.iter().flat_map(|spec| spec.image_pull_secrets.iter().flatten());
+    references.filter_map(|reference| objects.secrets.get(&reference.name)?.clone()).collect()
 }
 
 async fn post_start(shared: &Shared, start: &Start, id: &str, path: &str) -> Result<(), Waiting> {
@@ -248,7 +232,7 @@ fn mounts(shared: &Shared, start: &Start, env: &[(String, String)]) -> anyhow::R
         out.push(Mount {
             container_path: absolute(&mount.mount_path),
             host_path: sandbox::path_text(&host),
-            readonly: mount.read_only.unwrap_or(false),
+            readonly: mount.read_only.unwrap_or(false) || volume.is_read_only(),
             propagation: propagation.into(),
             ..Default::default()
         });

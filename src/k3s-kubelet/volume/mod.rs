@@ -5,6 +5,7 @@
 //! mounted below it, then remove it, and never follow a mount while removing.
 
 mod atomic;
+pub(crate) mod image;
 mod plan;
 mod subpath;
 
@@ -19,6 +20,11 @@ pub(crate) use plan::{
     Claims, TokenRequest, Tokens, VolumeError, config_names, is_stale, plan, token_requests,
 };
 pub(crate) use subpath::bind as bind_subpath;
+
+use crate::cri::snapshot::SnapshotMount;
+
+/// The directory name that upstream gives image volumes.
+const IMAGES: &str = "kubernetes.io~image";
 
 /// One file of a volume.
 #[derive(Clone, Debug, PartialEq)]
@@ -48,6 +54,12 @@ pub(crate) enum Source {
         files: Files,
         in_memory: bool,
     },
+    /// `mounts` are what the runtime shows of it, and none before it was asked.
+    Image {
+        reference: String,
+        pull_policy: Option<String>,
+        mounts: Vec<SnapshotMount>,
+    },
 }
 
 /// A volume ready to be set up.
@@ -64,8 +76,19 @@ impl Volume {
             Source::HostPath { path, .. } => return path.clone(),
             Source::Disk | Source::Memory { .. } => "kubernetes.io~empty-dir",
             Source::Files { plugin, .. } => plugin,
+            Source::Image { .. } => IMAGES,
         };
         pod_dir.join("volumes").join(plugin).join(&self.name)
+    }
+
+    /// Whether containers may never write to it, whatever their mounts say.
+    pub(crate) fn is_read_only(&self) -> bool {
+        matches!(self.source, Source::Image { .. })
+    }
+
+    /// Whether it is there and never changes.
+    pub(crate) fn is_settled(&self, pod_dir: &Path) -> anyhow::Result<bool> {
+        Ok(self.is_read_only() && is_mounted(&self.path(pod_dir))?)
     }
 }
 
@@ -74,6 +97,7 @@ pub(crate) fn setup(pod_dir: &Path, volume: &Volume, fs_group: Option<u32>) -> a
     let path = volume.path(pod_dir);
     match &volume.source {
         Source::HostPath { path, kind } => return host_path(path, kind),
+        Source::Image { mounts, .. } => return image::mount(&path, mounts),
         Source::Disk => {
             if path.is_dir() {
                 return Ok(());

@@ -151,6 +151,13 @@ fn source(
         let kind = host.type_.clone().unwrap_or_default();
         return Ok(Source::HostPath { path: PathBuf::from(&host.path), kind });
     }
+    if let Some(image) = &volume.image {
+        return Ok(Source::Image {
+            reference: image.reference.clone().unwrap_or_default(),
+            pull_policy: image.pull_policy.clone(),
+            mounts: Vec::new(),
+        });
+    }
     let mut files = Files::new();
     if let Some(source) = &volume.config_map {
         let mode = source.default_mode.unwrap_or(MODE_DEFAULT);

@@ -293,6 +293,7 @@ async fn release(
     let logs = sandbox::log_directory(pod, &shared.config);
     let links = shared.config.container_log_dir.clone();
     let prefix = format!("{}_{}_", pod.name(), pod.namespace());
+    volume::image::release(&shared.runtime, &dir).await?;
     tokio::task::spawn_blocking(move || {
         if !deleted {
             volume::teardown(&dir.join("volume-subpaths"))?;
