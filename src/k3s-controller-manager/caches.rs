@@ -7,7 +7,9 @@ use serde::de::DeserializeOwned;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-use crate::controllers::{AdmissionPolicy, BootstrapToken, Quota, SigningRequest, TokenSecret};
+use crate::controllers::{
+    AdmissionPolicy, BootstrapToken, Quota, SigningRequest, TokenSecret, resourceclaim,
+};
 use crate::types::{
     Partial,
     apps::{DaemonSet, Deployment, ReplicaSet, Revision, StatefulSet},
@@ -21,6 +23,7 @@ use crate::types::{
     networking::ServiceCidr,
     policy::Budget,
     rbac::ClusterRole,
+    resource::ResourceClaim,
     storage::{Claim, StorageClass, Volume},
 };
 
@@ -84,6 +87,14 @@ pub(crate) static ADMISSION_POLICIES: Resource = Resource::cluster(
     "v1",
     "validatingadmissionpolicies",
     "ValidatingAdmissionPolicy",
+);
+pub(crate) static RESOURCE_CLAIMS: Resource =
+    Resource::namespaced("resource.k8s.io", "v1", "resourceclaims", "ResourceClaim");
+pub(crate) static RESOURCE_CLAIM_TEMPLATES: Resource = Resource::namespaced(
+    "resource.k8s.io",
+    "v1",
+    "resourceclaimtemplates",
+    "ResourceClaimTemplate",
 );
 
 /// The resources that quotas count most, so that no discovery is needed for them.
@@ -154,6 +165,7 @@ macro_rules! reflectors {
             service_cidrs,
             ip_addresses,
             admission_policies,
+            resource_claims,
             token_secrets
         )
     };
@@ -165,6 +177,8 @@ pub(crate) struct Caches {
     /// Pods by the uid of their controller, or by `orphan/<namespace>` when they have none.
     pub pods_by_owner: Index,
     pub pods_by_node: Index,
+    /// Pods by `<namespace>/<resource claim>`.
+    pub pods_by_claim: Index,
     pub nodes: Reflector<Node>,
     pub namespaces: Reflector<Namespace>,
     pub services: Reflector<Service>,
@@ -203,6 +217,8 @@ pub(crate) struct Caches {
     pub service_cidrs: Reflector<ServiceCidr>,
     pub ip_addresses: Reflector<Partial>,
     pub admission_policies: Reflector<AdmissionPolicy>,
+    pub resource_claims: Reflector<ResourceClaim>,
+    pub claims_by_owner: Index,
     pub goings: Goings,
 }
 
@@ -213,6 +229,12 @@ impl Caches {
         let pods_by_node = pods.add_index(|pod| {
             if pod.spec.node_name.is_empty() { vec![] } else { vec![pod.spec.node_name.clone()] }
         });
+        let pods_by_claim = pods.add_index(|pod| {
+            let key = |name: &String| format!("{}/{name}", pod.metadata.namespace);
+            resourceclaim::names(pod).iter().map(key).collect()
+        });
+        let resource_claims: Reflector<ResourceClaim> = all(client, &RESOURCE_CLAIMS);
+        let claims_by_owner = resource_claims.add_index(owner_terms);
         let slices: Reflector<EndpointSlice> = all(client, &SLICES);
         let slices_by_service = slices.add_index(|slice| {
             let service = slice.metadata.labels.get("kubernetes.io/service-name");
@@ -228,6 +250,7 @@ impl Caches {
             pods,
             pods_by_owner,
             pods_by_node,
+            pods_by_claim,
             nodes: all(client, &NODES),
             namespaces: all(client, &NAMESPACES),
             services: all(client, &SERVICES),
@@ -293,6 +316,8 @@ impl Caches {
                 Selection::default(),
             ),
             admission_policies: all(client, &ADMISSION_POLICIES),
+            resource_claims,
+            claims_by_owner,
             goings: Goings::default(),
         }
     }

@@ -17,6 +17,8 @@ pub(crate) static CLAIMS: Resource =
     Resource::namespaced("", "v1", "persistentvolumeclaims", "PersistentVolumeClaim");
 pub(crate) static PERSISTENT_VOLUMES: Resource =
     Resource::cluster("", "v1", "persistentvolumes", "PersistentVolume");
+pub(crate) static RESOURCE_CLAIMS: Resource =
+    Resource::namespaced("resource.k8s.io", "v1", "resourceclaims", "ResourceClaim");
 pub(crate) static LEASES: Resource =
     Resource::namespaced("coordination.k8s.io", "v1", "leases", "Lease");
 pub(crate) static ACCESS_REVIEWS: Resource =

@@ -11,6 +11,7 @@ use std::{
 use client::{Key, Labels};
 
 use crate::{
+    devices::Devices,
     index::{Index, Namespaces, PodStatements},
     plugins::topology_spread::Owners,
     resources::Resources,
@@ -88,6 +89,7 @@ pub(crate) struct Cache {
     pub(crate) nominated: BTreeMap<Key, (String, Arc<PodInfo>)>,
     pub(crate) budgets: BTreeMap<Key, Arc<Budget>>,
     pub(crate) storage: Storage,
+    pub(crate) devices: Devices,
     pub(crate) owners: Owners,
 }
 

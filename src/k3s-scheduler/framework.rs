@@ -8,7 +8,7 @@ use std::{
 
 use crate::{
     cache::{Cache, NodeInfo, PodInfo},
-    plugins::{Binding, NODE_AFFINITY, PodVolumes, Prepared, node_affinity},
+    plugins::{Binding, NODE_AFFINITY, PodClaims, PodVolumes, Prepared, node_affinity},
     profile::Profile,
 };
 
@@ -72,9 +72,8 @@ pub(crate) fn decide(
         let message = "no nodes available to schedule pods".to_owned();
         return Decision::Unschedulable(Unschedulable { message, ..Unschedulable::default() });
     }
-    if let Some(refusal) = &prepared.volumes.refusal
-        && profile.filters_by(refusal.plugin)
-    {
+    let refusals = prepared.volumes.refusal.iter().chain(&prepared.claims.refusal);
+    if let Some(refusal) = refusals.into_iter().find(|it| profile.filters_by(it.plugin)) {
         return Decision::Unschedulable(Unschedulable {
             message: format!("0/{total} nodes are available: {}.", refusal.reasons.join(", ")),
             plugins: [refusal.plugin].into(),
@@ -148,8 +147,12 @@ fn candidates<'a>(
 
 /// What has to be bound before the pod may go to the node that was decided for it.
 pub(crate) fn bindings(cache: &Cache, info: &PodInfo, node: &str) -> Vec<Binding> {
-    let node = cache.nodes.get(node).and_then(|it| it.node.as_ref());
-    node.and_then(|node| PodVolumes::new(cache, info).bindings(cache, node)).unwrap_or_default()
+    let Some(node) = cache.nodes.get(node).and_then(|it| it.node.as_ref()) else {
+        return Vec::new();
+    };
+    let mut all = PodVolumes::new(cache, info).bindings(cache, node).unwrap_or_default();
+    all.extend(PodClaims::new(cache, info).bindings(cache, node).unwrap_or_default());
+    all
 }
 
 /// Why the pod does not fit on a node, also with the pods on it that were promised the node.

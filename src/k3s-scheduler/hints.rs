@@ -10,9 +10,9 @@ use client::Key;
 use crate::{
     index::{Namespaces, PodStatements},
     plugins::{
-        self, FIT, INTER_POD_AFFINITY, NODE_AFFINITY, NODE_NAME, NODE_PORTS, NODE_UNSCHEDULABLE,
-        NODE_VOLUME_LIMITS, POD_TOPOLOGY_SPREAD, TAINT_TOLERATION, VOLUME_BINDING,
-        VOLUME_RESTRICTIONS, VOLUME_ZONE, node_affinity,
+        self, DYNAMIC_RESOURCES, FIT, INTER_POD_AFFINITY, NODE_AFFINITY, NODE_NAME, NODE_PORTS,
+        NODE_UNSCHEDULABLE, NODE_VOLUME_LIMITS, POD_TOPOLOGY_SPREAD, TAINT_TOLERATION,
+        VOLUME_BINDING, VOLUME_RESTRICTIONS, VOLUME_ZONE, node_affinity,
     },
     resources::Resources,
     types::{Node, Pod, Taint},
@@ -31,6 +31,8 @@ pub(crate) enum Change {
     PodPlaced(Arc<Pod>),
     PodGone(Arc<Pod>),
     Claim(Key),
+    /// A claim of devices, classes, or the devices that there are.
+    Devices,
     /// Volumes, classes, or what nodes can attach.
     Storage,
 }
@@ -56,6 +58,7 @@ pub(crate) fn helps(plugin: &str, change: &Change, pod: &Pod, namespaces: &Names
             NODE_VOLUME_LIMITS => true,
             _ => false,
         },
+        Change::Devices => plugin == DYNAMIC_RESOURCES,
         Change::Storage => matches!(
             plugin,
             VOLUME_BINDING | VOLUME_ZONE | VOLUME_RESTRICTIONS | NODE_VOLUME_LIMITS
@@ -76,7 +79,7 @@ fn node_helps(plugin: &str, old: Option<&Arc<Node>>, new: &Node, pod: &Pod) -> b
         POD_TOPOLOGY_SPREAD => {
             relabelled || old.is_none_or(|old| old.spec.taints != new.spec.taints)
         }
-        INTER_POD_AFFINITY | VOLUME_BINDING | VOLUME_ZONE => relabelled,
+        INTER_POD_AFFINITY | VOLUME_BINDING | VOLUME_ZONE | DYNAMIC_RESOURCES => relabelled,
         NODE_PORTS | VOLUME_RESTRICTIONS | NODE_VOLUME_LIMITS => old.is_none(),
         _ => true,
     }

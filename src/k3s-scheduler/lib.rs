@@ -7,6 +7,7 @@
 mod binder;
 mod cache;
 mod config;
+mod devices;
 mod framework;
 mod hints;
 mod index;
@@ -30,6 +31,7 @@ use tokio_util::sync::CancellationToken;
 pub use crate::simulator::Simulator;
 use crate::{
     config::Configuration,
+    devices::{DeviceClass, ResourceClaim, ResourceSlice},
     queue::Waits,
     scheduler::Scheduler,
     storage::{Claim, Class, CsiNode, Volume},
@@ -60,6 +62,12 @@ pub(crate) static REPLICA_SETS: Resource =
     Resource::namespaced("apps", "v1", "replicasets", "ReplicaSet");
 pub(crate) static STATEFUL_SETS: Resource =
     Resource::namespaced("apps", "v1", "statefulsets", "StatefulSet");
+pub(crate) static RESOURCE_CLAIMS: Resource =
+    Resource::namespaced("resource.k8s.io", "v1", "resourceclaims", "ResourceClaim");
+pub(crate) static DEVICE_CLASSES: Resource =
+    Resource::cluster("resource.k8s.io", "v1", "deviceclasses", "DeviceClass");
+pub(crate) static RESOURCE_SLICES: Resource =
+    Resource::cluster("resource.k8s.io", "v1", "resourceslices", "ResourceSlice");
 
 /// Flags, named as upstream's kube-scheduler.
 #[derive(clap::Args, Debug, Clone)]
@@ -146,6 +154,9 @@ pub(crate) struct Sources {
     pub(crate) replication_controllers: Reflector<MapSelecting>,
     pub(crate) replica_sets: Reflector<Selecting>,
     pub(crate) stateful_sets: Reflector<Selecting>,
+    pub(crate) resource_claims: Reflector<ResourceClaim>,
+    pub(crate) device_classes: Reflector<DeviceClass>,
+    pub(crate) resource_slices: Reflector<ResourceSlice>,
 }
 
 impl Sources {
@@ -171,6 +182,9 @@ impl Sources {
             ),
             replica_sets: Reflector::new(client.clone(), REPLICA_SETS.clone()),
             stateful_sets: Reflector::new(client.clone(), STATEFUL_SETS.clone()),
+            resource_claims: Reflector::new(client.clone(), RESOURCE_CLAIMS.clone()),
+            device_classes: Reflector::new(client.clone(), DEVICE_CLASSES.clone()),
+            resource_slices: Reflector::new(client.clone(), RESOURCE_SLICES.clone()),
         }
     }
 
@@ -187,6 +201,9 @@ impl Sources {
         tasks.spawn(self.replication_controllers.clone().run(stop.clone()));
         tasks.spawn(self.replica_sets.clone().run(stop.clone()));
         tasks.spawn(self.stateful_sets.clone().run(stop.clone()));
+        tasks.spawn(self.resource_claims.clone().run(stop.clone()));
+        tasks.spawn(self.device_classes.clone().run(stop.clone()));
+        tasks.spawn(self.resource_slices.clone().run(stop.clone()));
     }
 
     async fn synced(&self) {
@@ -203,6 +220,9 @@ impl Sources {
             self.replication_controllers.synced(),
             self.replica_sets.synced(),
             self.stateful_sets.synced(),
+            self.resource_claims.synced(),
+            self.device_classes.synced(),
+            self.resource_slices.synced(),
         );
     }
 }

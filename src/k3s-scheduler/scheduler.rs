@@ -1,13 +1,14 @@
 //! The loop: takes the next pod, decides, assumes, binds; keeps cache and queue current.
 
 use std::{
+    collections::BTreeMap,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
 use client::{
-    Event, EventType, HasMeta, ObjectReference, Patch, Preconditions, Propagation, Recorder, Rest,
-    is_conflict, is_not_found, now, rfc3339,
+    Event, EventType, HasMeta, Key, ObjectReference, Patch, Preconditions, Propagation, Recorder,
+    Rest, is_conflict, is_not_found, now, rfc3339,
 };
 use futures::{FutureExt, StreamExt, future::BoxFuture, stream::FuturesUnordered};
 use serde::de::IgnoredAny;
@@ -22,7 +23,7 @@ use crate::{
     config::Configuration,
     framework::{Decision, bindings, decide},
     hints::Change,
-    plugins::Binding,
+    plugins::{Binding, dynamic_resources},
     preemption::{Outcome, Preemption, preempt},
     profile::Profile,
     queue::{Queue, Waits},
@@ -51,6 +52,8 @@ struct Shared {
 struct State {
     cache: Cache,
     queue: Queue,
+    /// Pods whose claims of devices are not there yet.
+    without_claims: BTreeMap<Key, Arc<Pod>>,
     /// Counts decisions, to rotate where the search for nodes begins.
     turn: usize,
 }
@@ -99,6 +102,9 @@ impl State {
                 Binding::Provision { claim } => {
                     storage.selected.insert(claim.clone(), node.to_owned());
                 }
+                Binding::Devices { claim, allocation } => {
+                    self.cache.devices.promise(claim, allocation);
+                }
             }
         }
     }
@@ -109,6 +115,10 @@ impl State {
             match binding {
                 Binding::Volume { volume, .. } => storage.promised.remove(volume).map(drop),
                 Binding::Provision { claim } => storage.selected.remove(claim).map(drop),
+                Binding::Devices { claim, .. } => {
+                    self.cache.devices.settle(claim);
+                    None
+                }
             };
         }
     }
@@ -129,6 +139,9 @@ impl Scheduler {
         state.cache.storage.volumes = sources.volumes.lister();
         state.cache.storage.classes = sources.classes.lister();
         state.cache.storage.csi_nodes = sources.csi_nodes.lister();
+        state.cache.devices.claims = sources.resource_claims.lister();
+        state.cache.devices.classes = sources.device_classes.lister();
+        state.cache.devices.slices = sources.resource_slices.lister();
         state.cache.owners.services = sources.services.lister();
         state.cache.owners.replication_controllers = sources.replication_controllers.lister();
         state.cache.owners.replica_sets = sources.replica_sets.lister();
@@ -139,6 +152,7 @@ impl Scheduler {
                 rest: rest.clone(),
                 claims: sources.claims.clone(),
                 volumes: sources.volumes.clone(),
+                resource_claims: sources.resource_claims.clone(),
             },
             rest,
             recorder,
@@ -175,6 +189,12 @@ impl Scheduler {
         sources.classes.on_event(move |_| this.storage_changed(Change::Storage));
         let this = self.clone();
         sources.csi_nodes.on_event(move |_| this.storage_changed(Change::Storage));
+        let this = self.clone();
+        sources.resource_claims.on_event(move |_| this.devices_changed());
+        let this = self.clone();
+        sources.device_classes.on_event(move |_| this.devices_changed());
+        let this = self.clone();
+        sources.resource_slices.on_event(move |_| this.devices_changed());
         let this = self.clone();
         sources.namespaces.on_event(move |event| {
             let meta = event.object().meta();
@@ -230,7 +250,8 @@ impl Scheduler {
         let profile = self.profile(&pod)?;
         match decide(&mut state.cache, profile, &info, turn) {
             Decision::Node(node) => {
-                let bindings = match pod.spec.volumes.is_empty() {
+                let nothing = pod.spec.volumes.is_empty() && pod.spec.resource_claims.is_empty();
+                let bindings = match nothing {
                     true => Vec::new(),
                     false => bindings(&state.cache, &info, &node),
                 };
@@ -264,15 +285,12 @@ impl Scheduler {
             Task::BindVolumes { pod, node, bindings } => {
                 let patience = self.profile(&pod).map(|it| it.args.bind_timeout);
                 let patience = patience.unwrap_or_default();
-                let outcome = self.shared.binder.bind(&bindings, &node, patience).await;
+                let outcome = self.shared.binder.bind(&pod, &bindings, &node, patience).await;
                 self.state().unreserve(&bindings);
                 match outcome {
                     Ok(()) => self.bind(&pod, &node).await,
-                    Err(err) => {
+                    Err(message) => {
                         self.give_back(&pod, false);
-                        let message = format!(
-                            "running PreBind plugin \"VolumeBinding\": binding volumes: {err}"
-                        );
                         self.fail(&pod, "SchedulerError", &message, Promise::Keep).await;
                     }
                 }
@@ -433,6 +451,7 @@ impl Scheduler {
         let mut state = self.state();
         let gone = matches!(event, Event::Deleted(_)) || pod.is_finished();
         let promise = &pod.status.nominated_node_name;
+        state.without_claims.remove(&key);
         if gone || pod.is_assigned() || promise.is_empty() {
             state.cache.nominated.remove(&key);
         } else {
@@ -455,6 +474,12 @@ impl Scheduler {
                 self.changed(&mut state, &Change::PodPlaced(Arc::clone(pod)));
             }
         } else if wants_node(pod) && self.profile(pod).is_some() {
+            if dynamic_resources::claims(&state.cache.devices, pod).is_err() {
+                // Not worth an attempt, nor a word: whoever makes its claims is about to.
+                state.queue.remove(&key);
+                state.without_claims.insert(key, Arc::clone(pod));
+                return;
+            }
             // An assumed pod's own updates must not queue it again.
             if state.cache.node_of(&key).is_none() {
                 state.queue.upsert(pod, Instant::now());
@@ -492,6 +517,19 @@ impl Scheduler {
         }
         let (active, backoff, unschedulable) = state.queue.lengths();
         tracing::trace!(node = node.metadata.name, active, backoff, unschedulable, "Node changed");
+    }
+
+    fn devices_changed(&self) {
+        let mut state = self.state();
+        let State { cache, queue, without_claims, .. } = &mut *state;
+        without_claims.retain(|_, pod| {
+            let waits = dynamic_resources::claims(&cache.devices, pod).is_err();
+            if !waits {
+                queue.upsert(pod, Instant::now());
+            }
+            waits
+        });
+        self.changed(&mut state, &Change::Devices);
     }
 
     fn storage_changed(&self, change: Change) {

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use apimachinery::quantity::Quantity;
 use client::{HasMeta, Labels, Meta, Time, null_default};
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::resources::Resources;
@@ -49,6 +49,17 @@ pub(crate) struct PodSpec {
     pub(crate) host_network: bool,
     #[serde(deserialize_with = "null_default")]
     pub(crate) volumes: Vec<PodVolume>,
+    #[serde(deserialize_with = "null_default")]
+    pub(crate) resource_claims: Vec<PodClaim>,
+}
+
+/// A claim of devices that a pod names, or that is made for it.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub(crate) struct PodClaim {
+    pub(crate) name: String,
+    pub(crate) resource_claim_name: Option<String>,
+    pub(crate) resource_claim_template_name: Option<String>,
 }
 
 /// A volume of a pod: only what placement depends on.
@@ -155,6 +166,16 @@ pub(crate) struct PodStatus {
     pub(crate) start_time: Option<Time>,
     #[serde(deserialize_with = "null_default")]
     pub(crate) conditions: Vec<Condition>,
+    #[serde(deserialize_with = "null_default")]
+    pub(crate) resource_claim_statuses: Vec<PodClaimStatus>,
+}
+
+/// The claim that was made for a pod; none when there need not be one.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub(crate) struct PodClaimStatus {
+    pub(crate) name: String,
+    pub(crate) resource_claim_name: Option<String>,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
@@ -167,12 +188,16 @@ pub(crate) struct Condition {
     pub(crate) message: String,
 }
 
-#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(default)]
 pub(crate) struct Toleration {
+    #[serde(skip_serializing_if = "String::is_empty")]
     pub(crate) key: String,
+    #[serde(skip_serializing_if = "String::is_empty")]
     pub(crate) operator: String,
+    #[serde(skip_serializing_if = "String::is_empty")]
     pub(crate) value: String,
+    #[serde(skip_serializing_if = "String::is_empty")]
     pub(crate) effect: String,
 }
 
@@ -226,22 +251,22 @@ pub(crate) struct PreferredNode {
     pub(crate) preference: NodeTerm,
 }
 
-#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub(crate) struct NodeTerm {
-    #[serde(deserialize_with = "null_default")]
+    #[serde(deserialize_with = "null_default", skip_serializing_if = "Vec::is_empty")]
     pub(crate) match_expressions: Vec<Requirement>,
-    #[serde(deserialize_with = "null_default")]
+    #[serde(deserialize_with = "null_default", skip_serializing_if = "Vec::is_empty")]
     pub(crate) match_fields: Vec<Requirement>,
 }
 
 /// One expression of a label or node selector.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(default)]
 pub(crate) struct Requirement {
     pub(crate) key: String,
     pub(crate) operator: String,
-    #[serde(deserialize_with = "null_default")]
+    #[serde(deserialize_with = "null_default", skip_serializing_if = "Vec::is_empty")]
     pub(crate) values: Vec<String>,
 }
 

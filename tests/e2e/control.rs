@@ -1,5 +1,5 @@
-//! What the control plane keeps for others: ranges of Services, tokens in Secrets, what is wrong
-//! with policies.
+//! What the control plane keeps for others: ranges of Services, tokens in Secrets, claims of devices,
+//! what is wrong with policies.
 
 use std::process::Command;
 
@@ -7,11 +7,12 @@ use anyhow::{Result, ensure};
 
 use super::Step;
 use super::controllers::get;
-use crate::cluster::{Cluster, PATIENCE, apply, kubectl, kubectl_command, kubectl_fails};
+use crate::cluster::{Cluster, IMAGE, PATIENCE, apply, kubectl, kubectl_command, kubectl_fails};
 
 pub(super) const STEPS: &[Step] = &[
     ("a second range of Services is used, and stays while an address is in it", service_cidr),
     ("a Secret gets the token of its account, and goes with it", token_secret),
+    ("a pod gets the device that its claim asks for, and gives it back", devices),
     ("a policy's status says which expressions do not fit their types", policy_types),
 ];
 
@@ -39,6 +40,89 @@ spec: { cidrs: [10.99.0.0/24] }
     cluster.wait("the range to go", PATIENCE, || {
         Ok(kubectl_fails(&["get", "servicecidr/more"]).is_ok())
     })
+}
+
+/// A pod that only has to be placed: no driver prepares devices on this machine.
+fn with_device(name: &str) -> String {
+    format!(
+        r#"
+apiVersion: v1
+kind: Pod
+metadata: {{ name: {name} }}
+spec:
+  terminationGracePeriodSeconds: 0
+  resourceClaims: [{{ name: card, resourceClaimTemplateName: card }}]
+  containers:
+  - {{ name: c, image: {IMAGE}, command: [sleep, "3600"], resources: {{ claims: [{{ name: card }}] }} }}
+"#
+    )
+}
+
+fn devices(cluster: &mut Cluster) -> Result<()> {
+    let node = get("nodes", ".items[0].metadata.name")?;
+    apply(&format!(
+        r#"
+apiVersion: resource.k8s.io/v1
+kind: DeviceClass
+metadata: {{ name: card }}
+spec: {{ selectors: [{{ cel: {{ expression: device.driver == "cards.example.com" }} }}] }}
+---
+apiVersion: resource.k8s.io/v1
+kind: ResourceClaimTemplate
+metadata: {{ name: card }}
+spec:
+  spec:
+    devices:
+      requests:
+      - name: card
+        exactly:
+          deviceClassName: card
+          selectors:
+          - cel:
+              expression: device.attributes["cards.example.com"].size > 1
+---
+apiVersion: resource.k8s.io/v1
+kind: ResourceSlice
+metadata: {{ name: cards }}
+spec:
+  driver: cards.example.com
+  nodeName: {node}
+  pool: {{ name: {node}, generation: 1, resourceSliceCount: 1 }}
+  devices:
+  - {{ name: small, attributes: {{ size: {{ int: 1 }} }} }}
+  - {{ name: large, attributes: {{ size: {{ int: 2 }} }} }}
+"#
+    ))?;
+    apply(&with_device("first"))?;
+    let claim = ".status.resourceClaimStatuses[0].resourceClaimName";
+    cluster.wait("the pod to be placed", PATIENCE, || {
+        Ok(get("pod/first", ".spec.nodeName")? == node)
+    })?;
+    let claim = format!("resourceclaim/{}", get("pod/first", claim)?);
+    let result = get(&claim, ".status.allocation.devices.results[0].device")?;
+    ensure!(result == "large", "the device is {result}");
+    let user = get(&claim, ".status.reservedFor[0].name")?;
+    ensure!(user == "first", "it is reserved for {user}");
+    cluster.wait("the kubelet to miss the driver", PATIENCE, || {
+        let events =
+            kubectl(&["get", "events", "--field-selector=reason=FailedPrepareDynamicResources"])?;
+        Ok(events.contains("DRA driver cards.example.com is not registered"))
+    })?;
+    apply(&with_device("second"))?;
+    cluster.wait("the next pod to wait", PATIENCE, || {
+        let message = get("pod/second", ".status.conditions[?(@.type=='PodScheduled')].message")?;
+        Ok(message.starts_with("0/1 nodes are available: 1 cannot allocate all claims."))
+    })?;
+    kubectl(&["delete", "pod/first"])?;
+    cluster.wait("the next pod to be placed", PATIENCE, || {
+        Ok(get("pod/second", ".spec.nodeName")? == node)
+    })?;
+    kubectl(&["delete", "pod/second"])?;
+    cluster.wait("the claims to go", PATIENCE, || {
+        Ok(kubectl(&["get", "resourceclaims", "-o", "name"])?.is_empty())
+    })?;
+    kubectl(&["delete", "resourceclaimtemplate/card", "deviceclass/card", "resourceslice/cards"])
+        .map(drop)
 }
 
 /// Who the API server takes the bearer of a token for.

@@ -311,7 +311,7 @@ fn format(function: &str, name: &str, more: &[Val]) -> Answer {
     }))
 }
 
-fn parse_semver(text: &str) -> Option<Opaque> {
+pub(super) fn parse_semver(text: &str) -> Option<Opaque> {
     let cut = text.find(['-', '+']).unwrap_or(text.len());
     let (core, rest) = text.split_at(cut);
     let numbers: Option<Vec<u64>> = core

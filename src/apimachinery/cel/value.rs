@@ -129,6 +129,16 @@ impl Val {
         Self::Optional(Some(Arc::new(value)))
     }
 
+    /// What `quantity(text)` gives.
+    pub fn quantity(quantity: Quantity) -> Self {
+        Self::opaque(Opaque::Quantity(quantity))
+    }
+
+    /// What `semver(text)` gives, of a text that is one.
+    pub fn semver(text: &str) -> Option<Self> {
+        super::library::parse_semver(text).map(Self::opaque)
+    }
+
     /// A value or none.
     pub fn optional(value: Option<Self>) -> Self {
         Self::Optional(value.map(Arc::new))

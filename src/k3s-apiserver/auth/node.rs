@@ -25,6 +25,8 @@ struct References {
     secrets: Vec<String>,
     config_maps: Vec<String>,
     claims: Vec<String>,
+    /// Claims of devices.
+    resource_claims: Vec<String>,
     service_account: String,
 }
 
@@ -38,6 +40,14 @@ impl References {
         let Some(spec) = pod.get("spec") else { return out };
         for secret in items(spec, "imagePullSecrets") {
             out.secrets.push(text(secret, &["name"]).to_owned());
+        }
+        for claim in items(spec, "resourceClaims") {
+            Self::add(&mut out.resource_claims, text(claim, &["resourceClaimName"]));
+        }
+        for status in
+            pod.get("status").into_iter().flat_map(|it| items(it, "resourceClaimStatuses"))
+        {
+            Self::add(&mut out.resource_claims, text(status, &["resourceClaimName"]));
         }
         for volume in items(spec, "volumes") {
             out.read_volume(volume, text(pod, &["metadata", "name"]));
@@ -223,6 +233,7 @@ impl NodeAuthorizer {
                 "secrets" => uses(&pod.secrets),
                 "configmaps" => uses(&pod.config_maps),
                 "persistentvolumeclaims" => uses(&pod.claims),
+                "resourceclaims" => uses(&pod.resource_claims),
                 "serviceaccounts" => pod.service_account == name,
                 _ => false,
             }),

@@ -24,6 +24,7 @@ mod nodelifecycle;
 mod persistentvolume;
 mod podgc;
 mod replicaset;
+pub(crate) mod resourceclaim;
 mod resourcequota;
 mod root_ca;
 mod serviceaccount;
@@ -102,6 +103,7 @@ pub(crate) static CONTROLLERS: &[Controller] = &[
     Controller { name: "ttl-controller", start: node_ttl::start },
     Controller { name: "bootstrap-signer-controller", start: bootstrap_signer::start },
     Controller { name: "token-cleaner-controller", start: token_cleaner::start },
+    Controller { name: "resourceclaim-controller", start: resourceclaim::start },
     Controller { name: "service-cidr-controller", start: servicecidrs::start },
     Controller { name: "serviceaccount-token-controller", start: tokens::start },
     Controller {

@@ -43,6 +43,26 @@ pub(crate) struct PodSpec {
     pub priority_class_name: String,
     #[serde(deserialize_with = "pod_volumes")]
     pub volumes: PodVolumes,
+    #[serde(deserialize_with = "null_default")]
+    pub resource_claims: Vec<PodClaim>,
+}
+
+/// A claim of devices that a pod names, or that is made for it.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub(crate) struct PodClaim {
+    pub name: String,
+    pub resource_claim_name: Option<String>,
+    pub resource_claim_template_name: Option<String>,
+}
+
+/// The claim that was made for a pod; none when there need not be one.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub(crate) struct PodClaimStatus {
+    pub name: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub resource_claim_name: Option<String>,
 }
 
 /// Of a pod's volumes only those with claims are kept.
@@ -117,6 +137,8 @@ pub(crate) struct PodStatus {
     pub container_statuses: Vec<ContainerStatus>,
     #[serde(deserialize_with = "null_default")]
     pub init_container_statuses: Vec<ContainerStatus>,
+    #[serde(deserialize_with = "null_default")]
+    pub resource_claim_statuses: Vec<PodClaimStatus>,
 }
 
 #[derive(Clone, Debug, Default, Deserialize)]

@@ -12,6 +12,7 @@ pub(crate) mod discovery;
 pub(crate) mod networking;
 pub(crate) mod policy;
 pub(crate) mod rbac;
+pub(crate) mod resource;
 pub(crate) mod storage;
 
 use client::{Labels, Time, null_default};

@@ -1,6 +1,7 @@
 //! Pods: one worker each, a pure plan, and what it takes to turn a spec into containers.
 
 pub(crate) mod container;
+mod devices;
 pub(crate) mod env;
 mod hook;
 mod http_get;

@@ -3,6 +3,7 @@
 //! A plugin is functions over the cache: `filter` says why a node is impossible, `score` compares
 //! feasible nodes. What takes a look at all pods is worked out once per decision, in [`Prepared`].
 
+pub(crate) mod dynamic_resources;
 mod image_locality;
 pub(crate) mod inter_pod_affinity;
 pub(crate) mod node_affinity;
@@ -24,6 +25,7 @@ pub(crate) type Filter = fn(&Cache, &Prepared<'_>, &PodInfo, &NodeInfo) -> Optio
 pub(crate) type Score = fn(&Cache, &Prepared<'_>, &PodInfo, &[&NodeInfo]) -> Vec<i64>;
 
 pub(crate) use self::{
+    dynamic_resources::NAME as DYNAMIC_RESOURCES, dynamic_resources::PodClaims,
     inter_pod_affinity::NAME as INTER_POD_AFFINITY, node_affinity::NAME as NODE_AFFINITY,
     node_basics::NODE_NAME, node_basics::NODE_PORTS, node_basics::NODE_UNSCHEDULABLE,
     node_basics::TAINT_TOLERATION, node_basics::clash as ports_clash, node_resources::FIT,
@@ -58,6 +60,7 @@ pub(crate) struct Prepared<'a> {
     pub(crate) spread: topology_spread::Counts,
     pub(crate) affinity: inter_pod_affinity::Counts,
     pub(crate) volumes: PodVolumes,
+    pub(crate) claims: PodClaims,
 }
 
 impl<'a> Prepared<'a> {
@@ -67,6 +70,7 @@ impl<'a> Prepared<'a> {
             spread: topology_spread::Counts::new(cache, profile, info),
             affinity: inter_pod_affinity::Counts::new(cache, profile, info),
             volumes: PodVolumes::new(cache, info),
+            claims: PodClaims::new(cache, info),
         }
     }
 }
@@ -104,6 +108,7 @@ pub(crate) static PLUGINS: &[Plugin] = &[
     filter(VOLUME_ZONE, volume_rules::zone),
     both(POD_TOPOLOGY_SPREAD, topology_spread::filter, topology_spread::score, 2),
     both(INTER_POD_AFFINITY, inter_pod_affinity::filter, inter_pod_affinity::score, 2),
+    filter(DYNAMIC_RESOURCES, dynamic_resources::filter),
     score("ImageLocality", image_locality::score, 1),
     at("DefaultPreemption", Point::PostFilter),
     at("DefaultBinder", Point::Bind),

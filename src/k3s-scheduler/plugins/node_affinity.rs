@@ -60,7 +60,7 @@ fn own(pod: &Pod) -> Option<&NodeAffinity> {
     pod.spec.affinity.as_ref()?.node_affinity.as_ref()
 }
 
-fn selects(selector: &NodeSelector, node: &Node) -> bool {
+pub(crate) fn selects(selector: &NodeSelector, node: &Node) -> bool {
     selector.node_selector_terms.iter().any(|term| term_matches(term, node))
 }
 

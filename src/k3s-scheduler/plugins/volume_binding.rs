@@ -3,6 +3,7 @@
 use std::{collections::HashSet, sync::Arc};
 
 use client::Key;
+use serde_json::Value;
 
 use super::{Prepared, node_affinity::term_matches};
 use crate::{
@@ -24,12 +25,16 @@ pub(crate) enum Binding {
     Volume { claim: Key, volume: String },
     /// A volume is to be made for the claim, for this node.
     Provision { claim: Key },
+    /// The claim gets these devices, and the pod as a user.
+    Devices { claim: Key, allocation: Arc<Value> },
 }
 
 impl Binding {
     pub(crate) fn claim(&self) -> &Key {
         match self {
-            Binding::Volume { claim, .. } | Binding::Provision { claim } => claim,
+            Binding::Volume { claim, .. }
+            | Binding::Provision { claim }
+            | Binding::Devices { claim, .. } => claim,
         }
     }
 }

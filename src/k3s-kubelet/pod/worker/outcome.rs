@@ -6,6 +6,7 @@ use client::EventType;
 use jiff::Timestamp;
 
 use super::super::container::entries;
+use super::super::devices;
 use super::super::labels::PodNames as _;
 use super::super::probe::{Finding, ProbeKind};
 use super::super::start::field_path;
@@ -40,9 +41,14 @@ impl Worker {
                 true
             }
             Outcome::Sandbox(Err(waiting)) => {
-                let message = format!("Failed to create pod sandbox: {}", waiting.message);
-                let warning = EventType::Warning;
-                self.shared.event(&self.pod, "", warning, "FailedCreatePodSandBox", message);
+                let (reason, message) = match waiting.reason.as_str() {
+                    devices::FAILED => (devices::FAILED, waiting.message.clone()),
+                    _ => (
+                        "FailedCreatePodSandBox",
+                        format!("Failed to create pod sandbox: {}", waiting.message),
+                    ),
+                };
+                self.shared.event(&self.pod, "", EventType::Warning, reason, message);
                 self.failed(target, &waiting.message, RETRY_FIRST, RETRY_MAX);
                 true
             }

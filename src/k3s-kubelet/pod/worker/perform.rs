@@ -8,6 +8,7 @@ use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Container, Pod};
 
 use super::super::container::{Kind, entries};
+use super::super::devices;
 use super::super::labels::PodNames;
 use super::super::plan::Step;
 use super::super::probe::{self, ProbeKind, Subject};
@@ -247,6 +248,10 @@ async fn create_sandbox(
     config: PodSandboxConfig,
 ) -> Result<String, Waiting> {
     let failure = |message: String| Waiting { reason: "FailedCreatePodSandBox".into(), message };
+    devices::prepare(shared.rest.as_ref(), pod).await.map_err(|err| Waiting {
+        reason: devices::FAILED.into(),
+        message: format!("Failed to prepare dynamic resources: {err:#}"),
+    })?;
     if !pod.host_network() {
         let mut network = shared.network.clone();
         let reason = network.borrow().clone();
