@@ -218,7 +218,7 @@ mod tests {
     fn what_is_promised_is_kept_from_others() {
         let mut cache = devices(vec![claim("c", json!({})), claim("c2", json!({}))]);
         let first = pod(json!([{"name": "x", "resourceClaimName": "c"}]));
-        let found = bindings(&mut cache, &first, "b");
+        let found = bindings(&cache, &first, "b");
         let [Binding::Devices { claim, allocation }] = found.as_slice() else {
             panic!("{found:?}")
         };
