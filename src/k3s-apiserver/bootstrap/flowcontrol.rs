@@ -185,6 +185,18 @@ pub(super) fn items(stamp: &Stamp) -> Vec<Item> {
     items
 }
 
+/// The spec of an object that the server cannot do without; nobody may give it another.
+pub(crate) fn mandatory_spec(kind: &str, name: &str) -> Option<Value> {
+    if !matches!(name, "exempt" | "catch-all") {
+        return None;
+    }
+    let items = items(&Stamp { now: String::new() }).into_iter().map(|item| item.object);
+    items
+        .into_iter()
+        .find(|object| text(object, "kind") == kind && text(object, "metadata.name") == name)
+        .map(|mut object| object["spec"].take())
+}
+
 /// The status that a FlowSchema should have, given whether its priority level exists; `None` when it
 /// has it already.
 pub(crate) fn dangling_status(schema: &Object, exists: bool, now: &str) -> Option<Value> {

@@ -115,6 +115,32 @@ fn labels(path: &Path, labels: &Value, errs: &mut FieldErrors) {
     }
 }
 
+/// The metadata of a template: labels and annotations, since nothing else would be used.
+pub(crate) fn template_metadata(meta: &Value, path: &Path, errs: &mut FieldErrors) {
+    const UNUSED: &[(&str, &str)] = &[
+        ("name", "name"),
+        ("generateName", "generateName"),
+        ("namespace", "namespace"),
+        ("selfLink", "selfLink"),
+        ("uid", "uID"),
+        ("resourceVersion", "resourceVersion"),
+        ("generation", "generation"),
+        ("creationTimestamp", "creationTimestamp"),
+        ("deletionTimestamp", "deletionTimestamp"),
+        ("deletionGracePeriodSeconds", "deletionGracePeriodSeconds"),
+        ("ownerReferences", "ownerReferences"),
+        ("finalizers", "finalizers"),
+        ("managedFields", "managedFields"),
+    ];
+    annotations(&path.child("annotations"), &meta["annotations"], errs);
+    labels(&path.child("labels"), &meta["labels"], errs);
+    for (name, shown) in UNUSED {
+        if !super::value::is_zero(&meta[*name]) {
+            errs.forbidden(path.child(shown), "cannot be set");
+        }
+    }
+}
+
 /// Annotation keys and the size of all.
 pub(crate) fn annotations(path: &Path, annotations: &Value, errs: &mut FieldErrors) {
     let mut size = 0;

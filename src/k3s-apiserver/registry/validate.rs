@@ -8,10 +8,11 @@ use apimachinery::field::{FieldErrors, Path};
 use apimachinery::validation::{label_value_problems, port_name_problems, qualified_problems};
 use serde_json::{Value, json};
 
-use super::value::{at, key, list, map, text, texts};
+use super::value::{at, int, key, list, map, text, texts};
 
 pub(crate) const NOT_NEGATIVE: &str = "must be greater than or equal to 0";
 pub(crate) const IMMUTABLE: &str = "field is immutable";
+const CONDITION_REASON: &str = "a condition reason must start with alphabetic character, optionally followed by a string of alphanumeric characters or '_,:', and must end with an alphanumeric character or '_' (e.g. 'my_name',  or 'MY_NAME',  or 'MyName',  or 'ReasonA,ReasonB',  or 'ReasonA:ReasonB', regex used for validation is '[A-Za-z]([A-Za-z0-9_,:]*[A-Za-z0-9_])?')";
 
 /// Adds each problem as an invalid value.
 pub(crate) fn problems(errs: &mut FieldErrors, path: &Path, value: &str, problems: Vec<String>) {
@@ -132,6 +133,44 @@ pub(crate) fn selects(selector: &Value, labels: &Value) -> bool {
                 _ => false,
             }
         })
+}
+
+/// `metav1.Condition`s: each type once, with everything that a condition has.
+pub(crate) fn conditions(errs: &mut FieldErrors, path: &Path, conditions: &[Value]) {
+    for (n, condition) in conditions.iter().enumerate() {
+        let (path, kind) = (path.index(n), text(condition, "type"));
+        if conditions[..n].iter().any(|before| text(before, "type") == kind) {
+            errs.duplicate(path.child("type"), kind);
+        }
+        problems(errs, &path.child("type"), kind, qualified_problems(kind));
+        let status = key(condition, "status");
+        one_of(errs, &path.child("status"), status, &["False", "True", "Unknown"]);
+        if let Some(generation) = int(condition, "observedGeneration").filter(|n| *n < 0) {
+            let detail = "must be greater than or equal to zero";
+            errs.invalid(path.child("observedGeneration"), generation, detail);
+        }
+        required(errs, &path.child("lastTransitionTime"), key(condition, "lastTransitionTime"));
+        let reason = text(condition, "reason");
+        if required(errs, &path.child("reason"), key(condition, "reason")) {
+            if !is_condition_reason(reason) {
+                errs.invalid(path.child("reason"), reason, CONDITION_REASON);
+            }
+            if reason.len() > 1 << 10 {
+                errs.too_long(path.child("reason"), 1 << 10);
+            }
+        }
+        if text(condition, "message").len() > 32 << 10 {
+            errs.too_long(path.child("message"), 32 << 10);
+        }
+    }
+}
+
+fn is_condition_reason(text: &str) -> bool {
+    let bytes = text.as_bytes();
+    let word = |byte: &u8| byte.is_ascii_alphanumeric() || *byte == b'_';
+    bytes.first().is_some_and(u8::is_ascii_alphabetic)
+        && bytes.last().is_some_and(word)
+        && bytes.iter().all(|byte| word(byte) || b",:".contains(byte))
 }
 
 /// An IP address, strictly written.

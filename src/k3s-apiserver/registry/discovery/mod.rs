@@ -4,16 +4,20 @@ use std::collections::HashSet;
 use std::net::IpAddr;
 
 use apimachinery::field::{FieldErrors, Path};
-use apimachinery::validation::{label_problems, subdomain_problems};
+use apimachinery::validation::{
+    label_problems, label_value_problems, qualified_problems, subdomain_problems,
+};
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
 use super::table::{age, column, name};
 use super::validate::{endpoint_ip, immutable, ip, problems};
-use super::value::{default, has, int, key, list, list_mut, map, text, texts};
+use super::value::{default, has, key, list, list_mut, remove, text, texts};
 use super::{AGE, Column, Cx, NAME, Object, Strategy};
 
 const TYPES: &[&str] = &["FQDN", "IPv4", "IPv6"];
+const PORTS_MAX: usize = 20_000;
+const HINTS_MAX: usize = 8;
 const PROTOCOLS: &[&str] = &["SCTP", "TCP", "UDP"];
 
 pub(super) static STRATEGIES: &[&dyn Strategy] = &[&EndpointSlice];
@@ -30,6 +34,17 @@ impl Strategy for EndpointSlice {
         for port in list_mut(obj, "ports") {
             default(port, "name", "");
             default(port, "protocol", "TCP");
+        }
+    }
+
+    /// This version has fields for what topology said.
+    fn prepare_for_create(&self, _cx: &Cx<'_>, obj: &mut Object) {
+        drop_topology(obj);
+    }
+
+    fn prepare_for_update(&self, _cx: &Cx<'_>, new: &mut Object, old: &Object) {
+        if key(new, "endpoints") != key(old, "endpoints") {
+            drop_topology(new);
         }
     }
 
@@ -76,6 +91,12 @@ impl Strategy for EndpointSlice {
 
     fn has_generation(&self) -> bool {
         true
+    }
+}
+
+fn drop_topology(obj: &mut Object) {
+    for endpoint in list_mut(obj, "endpoints") {
+        remove(endpoint, "deprecatedTopology");
     }
 }
 
@@ -129,7 +150,7 @@ fn one(errs: &mut FieldErrors, path: &Path, endpoint: &Value, kind: &str) {
                     endpoint_ip(errs, &here, parsed);
                 }
             }
-            "FQDN" => problems(errs, &here, address, subdomain_problems(address)),
+            "FQDN" => domain_name(errs, &here, address),
             _ => {}
         }
     }
@@ -137,21 +158,59 @@ fn one(errs: &mut FieldErrors, path: &Path, endpoint: &Value, kind: &str) {
         let name = text(endpoint, "nodeName");
         problems(errs, &path.child("nodeName"), name, subdomain_problems(name));
     }
-    if map(endpoint, "deprecatedTopology").len() > 16 {
-        errs.too_many(
-            path.child("deprecatedTopology"),
-            map(endpoint, "deprecatedTopology").len(),
-            16,
-        );
-    }
     if has(endpoint, "hostname") {
         let name = text(endpoint, "hostname");
         problems(errs, &path.child("hostname"), name, label_problems(name));
+    }
+    for of in ["forZones", "forNodes"] {
+        hints(errs, &path.child("hints").child(of), list(endpoint, &format!("hints.{of}")));
+    }
+}
+
+/// The zones or nodes that an endpoint is for.
+fn hints(errs: &mut FieldErrors, path: &Path, hints: &[Value]) {
+    if hints.len() > HINTS_MAX {
+        errs.too_many(path, hints.len(), HINTS_MAX);
+        return;
+    }
+    for (n, hint) in hints.iter().enumerate() {
+        let (path, name) = (path.index(n).child("name"), text(hint, "name"));
+        if hints[..n].iter().any(|before| text(before, "name") == name) {
+            errs.duplicate(&path, name);
+        }
+        problems(errs, &path, name, label_value_problems(name));
+    }
+}
+
+/// A domain with at least two labels; a dot may end it.
+fn domain_name(errs: &mut FieldErrors, path: &Path, name: &str) {
+    if name.is_empty() {
+        errs.required(path, "");
+        return;
+    }
+    let name = name.strip_suffix('.').unwrap_or(name);
+    let problems = subdomain_problems(name);
+    if !problems.is_empty() {
+        errs.invalid(path, name, problems.join(","));
+        return;
+    }
+    if !name.contains('.') {
+        let detail = "should be a domain with at least two segments separated by dots";
+        errs.invalid(path, name, detail);
+        return;
+    }
+    let long = name.split('.').map(|label| (label, label_problems(label)));
+    if let Some((label, problems)) = long.into_iter().find(|(_, problems)| !problems.is_empty()) {
+        errs.invalid(path, label, problems.join(","));
     }
 }
 
 fn ports(errs: &mut FieldErrors, obj: &Object) {
     let all = list(obj, "ports");
+    if all.len() > PORTS_MAX {
+        errs.too_many("ports", all.len(), PORTS_MAX);
+        return;
+    }
     let mut names = HashSet::new();
     for (n, port) in all.iter().enumerate() {
         let path = Path::new("ports").index(n);
@@ -167,9 +226,9 @@ fn ports(errs: &mut FieldErrors, obj: &Object) {
             protocol if PROTOCOLS.contains(&protocol) => {}
             protocol => errs.not_supported(path.child("protocol"), protocol, PROTOCOLS),
         }
-        if int(port, "port").is_some_and(|n| !(1..=65535).contains(&n)) {
-            let shown = key(port, "port").clone();
-            errs.invalid(path.child("port"), shown, "must be between 1 and 65535, inclusive");
+        if has(port, "appProtocol") {
+            let protocol = text(port, "appProtocol");
+            problems(errs, &path.child("appProtocol"), protocol, qualified_problems(protocol));
         }
     }
 }

@@ -113,12 +113,7 @@ fn validate(obj: &Object, errs: &mut FieldErrors) {
             }
             let found =
                 if host.contains('*') { wildcard_problems(host) } else { subdomain_problems(host) };
-            problems(
-                errs,
-                &path.child("host"),
-                host,
-                if host.parse::<IpAddr>().is_ok() { Vec::new() } else { found },
-            );
+            problems(errs, &path.child("host"), host, found);
         }
         if has(rule, "http") {
             let path = path.child("http").child("paths");

@@ -12,7 +12,7 @@ use crate::registry::value::{at, at_mut, default_zero, has, key, text};
 use crate::registry::{AGE, Column, Cx, NAME, Object, Strategy};
 
 const CONTROLLER_MAX: usize = 250;
-const PATH: &str = "must consist of alphanumeric characters, '/', '-', '.', '_', '~', '%', '!', '$', '&', ''', '(', ')', '*', '+', ',', ';', '=' or ':' (regex used for validation is '[A-Za-z0-9/\\-._~%!$&'()*+,;=:]+')";
+const PATH: &str = r"Invalid path (regex used for validation is '[A-Za-z0-9/\-._~%!$&'()*+,;=:]+')";
 
 #[derive(Debug)]
 pub(super) struct IngressClass;
@@ -33,8 +33,8 @@ impl Strategy for IngressClass {
     }
 
     fn validate_update(&self, _cx: &Cx<'_>, new: &Object, old: &Object, errs: &mut FieldErrors) {
-        validate(new, errs);
         immutable_spec(errs, "controller", new, old);
+        validate(new, errs);
     }
 
     fn columns(&self) -> &'static [Column] {

@@ -5,7 +5,7 @@ use jiff::Timestamp;
 use serde_json::{Value, json};
 
 use crate::registry::table::{age, column, name, selector};
-use crate::registry::validate::{cidr, label_selector, port_or_name, spec};
+use crate::registry::validate::{self, cidr, label_selector, port_or_name, spec};
 use crate::registry::value::{
     at, at_mut, default_zero, has, int, key, list, list_mut, text, texts,
 };
@@ -83,7 +83,7 @@ fn validate(obj: &Object, errs: &mut FieldErrors) {
     }
     for (n, kind) in types.iter().enumerate() {
         if !matches!(*kind, "Ingress" | "Egress") {
-            errs.not_supported(path.child("policyTypes").index(n), *kind, &["Egress", "Ingress"]);
+            errs.not_supported(path.child("policyTypes").index(n), *kind, &["Ingress", "Egress"]);
         }
     }
 }
@@ -105,26 +105,17 @@ fn one_port(errs: &mut FieldErrors, path: &Path, port: &Value) {
             }
         }
         from => {
+            if let (Some(end), true) = (end, from.is_string()) {
+                let detail = "may not be specified when `port` is non-numeric";
+                errs.invalid(path.child("endPort"), end, detail);
+            }
             port_or_name(errs, &path.child("port"), from);
-            if let Some(end) = end {
-                match from.as_i64() {
-                    None => {
-                        let detail = "may not be specified when `port` is non-numeric";
-                        errs.invalid(path.child("endPort"), end, detail);
-                    }
-                    Some(from) if end < from => {
-                        let detail = "must be greater than or equal to `port`";
-                        errs.invalid(path.child("endPort"), from, detail);
-                    }
-                    Some(_) if end > 65535 => {
-                        errs.invalid(
-                            path.child("endPort"),
-                            end,
-                            "must be between 1 and 65535, inclusive",
-                        );
-                    }
-                    Some(_) => {}
+            if let (Some(end), Some(from)) = (end, from.as_i64()) {
+                if end < from {
+                    let detail = "must be greater than or equal to `port`";
+                    errs.invalid(path.child("endPort"), from, detail);
                 }
+                validate::port(errs, &path.child("endPort"), key(port, "endPort"));
             }
         }
     }

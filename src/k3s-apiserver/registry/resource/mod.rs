@@ -1,18 +1,25 @@
 //! `resource.k8s.io`: dynamic resource allocation.
 
-use std::collections::HashSet;
+mod claim;
+mod parts;
+mod slice;
 
-use apimachinery::cel::Ty;
 use apimachinery::field::{FieldErrors, Path};
-use apimachinery::validation::label_problems;
+use apimachinery::validation::qualified_problems;
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
+use self::parts::{configuration, each, label, pool_name, selectors, taint};
+use super::core::podspec::csi_driver_name;
+use super::core::resources::is_extended;
+use super::meta::template_metadata;
 use super::table::{age, column, name};
-use super::validate::{problems, spec};
-use super::value::{at, default, default_zero, has, key, list, list_mut, text, texts};
+use super::validate::{conditions, immutable, spec};
+use super::value::{at, default, default_zero, has, list, list_mut, text};
 use super::{AGE, Column, Cx, NAME, Object, Selectable, Strategy};
-use crate::expressions::Scope;
+
+/// The label of namespaces whose claims may have devices that others use.
+const ADMIN_NAMESPACE: &str = "resource.kubernetes.io/admin-access";
 
 pub(super) static STRATEGIES: &[&dyn Strategy] = &[
     &DeviceClass,
@@ -31,11 +38,11 @@ impl Strategy for DeviceClass {
     }
 
     fn validate(&self, _cx: &Cx<'_>, obj: &Object, errs: &mut FieldErrors) {
-        selectors(errs, &spec().child("selectors"), list(obj, "spec.selectors"));
+        class(errs, obj, None);
     }
 
-    fn validate_update(&self, _cx: &Cx<'_>, new: &Object, _old: &Object, errs: &mut FieldErrors) {
-        selectors(errs, &spec().child("selectors"), list(new, "spec.selectors"));
+    fn validate_update(&self, _cx: &Cx<'_>, new: &Object, old: &Object, errs: &mut FieldErrors) {
+        class(errs, new, Some(old));
     }
 
     fn columns(&self) -> &'static [Column] {
@@ -52,24 +59,25 @@ impl Strategy for DeviceClass {
     }
 }
 
-/// Device selectors: expressions about a device.
-fn selectors(errs: &mut FieldErrors, path: &Path, selectors: &[Value]) {
-    for (n, selector) in selectors.iter().enumerate() {
-        let path = path.index(n).child("cel");
-        let expression = text(selector, "cel.expression");
-        if !has(selector, "cel") {
-            errs.required(path, "");
-            continue;
-        }
-        let detail = match Scope::device().compile(expression) {
-            Err(why) => format!("compilation failed: {why}"),
-            Ok(program) => match &program.ty {
-                Ty::Bool | Ty::Dyn => continue,
-                ty => format!("must evaluate to bool or the unknown type, not {ty}"),
-            },
-        };
-        errs.invalid(path.child("expression"), expression, detail);
+fn class(errs: &mut FieldErrors, new: &Object, old: Option<&Object>) {
+    let path = spec();
+    let stored = |name: &str| old.is_some_and(|old| at(old, name) == at(new, name));
+    let kept = stored("spec.selectors");
+    selectors(errs, &path.child("selectors"), list(new, "spec.selectors"), kept);
+    let kept = stored("spec.config");
+    each(errs, &path.child("config"), list(new, "spec.config"), 32, |errs, path, config| {
+        configuration(errs, path, config, kept);
+    });
+    let extended = text(new, "spec.extendedResourceName");
+    if has(new, "spec.extendedResourceName") && !is_extended_resource(extended) {
+        let detail = "must be a valid extended resource name";
+        errs.invalid(path.child("extendedResourceName"), extended, detail);
     }
+}
+
+/// A resource outside Kubernetes' own domains that quotas can name.
+fn is_extended_resource(name: &str) -> bool {
+    is_extended(name) && qualified_problems(&format!("requests.{name}")).is_empty()
 }
 
 /// Claims and their templates: the resource, and where the claim's spec is.
@@ -102,14 +110,25 @@ impl Strategy for ResourceClaim {
         }
     }
 
-    fn validate(&self, _cx: &Cx<'_>, obj: &Object, errs: &mut FieldErrors) {
-        let path = if self.is_template() { spec().child("spec") } else { spec() };
-        claim(errs, &path.child("devices"), at(obj, &format!("{}.devices", self.1)));
+    fn validate(&self, cx: &Cx<'_>, obj: &Object, errs: &mut FieldErrors) {
+        let devices = at(obj, self.1).get("devices").unwrap_or(&Value::Null);
+        admin_access(cx, devices, errs);
+        let path = if self.is_template() {
+            let meta = at(obj, "spec.metadata");
+            let path = spec().child("metadata");
+            template_metadata(meta, &path, errs);
+            spec().child("spec")
+        } else {
+            spec()
+        };
+        claim::devices(errs, &path.child("devices"), devices);
     }
 
     fn validate_update(&self, cx: &Cx<'_>, new: &Object, old: &Object, errs: &mut FieldErrors) {
-        if cx.subresource.is_empty() && at(new, "spec") != at(old, "spec") {
-            errs.invalid("spec", at(new, "spec").clone(), "field is immutable");
+        if cx.subresource == "status" {
+            claim::status(errs, new, old);
+        } else {
+            immutable(errs, &spec(), at(new, "spec"), at(old, "spec"));
         }
     }
 
@@ -149,46 +168,19 @@ fn default_request(request: &mut Value) {
     }
 }
 
-fn claim(errs: &mut FieldErrors, path: &Path, devices: &Value) {
-    let mut names: HashSet<String> = HashSet::new();
-    for (n, request) in list(devices, "requests").iter().enumerate() {
-        let path = path.child("requests").index(n);
-        let name = text(request, "name");
-        if name.is_empty() {
-            errs.required(path.child("name"), "");
-        } else {
-            problems(errs, &path.child("name"), name, label_problems(name));
-        }
-        if !names.insert(name.to_owned()) {
-            errs.duplicate(path.clone(), name);
-        }
-        if has(request, "exactly") {
-            exactly(errs, &path.child("exactly"), key(request, "exactly"));
-        }
-        for (at, sub) in list(request, "firstAvailable").iter().enumerate() {
-            names.insert(format!("{name}/{}", text(sub, "name")));
-            exactly(errs, &path.child("firstAvailable").index(at), sub);
-        }
+/// Devices that others use are for the namespaces that an administrator chose.
+fn admin_access(cx: &Cx<'_>, devices: &Value, errs: &mut FieldErrors) {
+    let Some(n) = claim::admin_request(devices) else { return };
+    let namespace = cx.cluster.get("namespaces", "", cx.namespace);
+    if namespace.is_some_and(|namespace| namespace.label(ADMIN_NAMESPACE) == Some("true")) {
+        return;
     }
-    for (n, constraint) in list(devices, "constraints").iter().enumerate() {
-        let path = path.child("constraints").index(n).child("requests");
-        for (at, name) in texts(constraint, "requests").enumerate() {
-            if !names.contains(name) {
-                let detail = "must be the name of a request in the claim or the name of a request and a subrequest separated by '/'";
-                errs.invalid(path.index(at), name, detail);
-            }
-        }
-    }
-}
-
-fn exactly(errs: &mut FieldErrors, path: &Path, request: &Value) {
-    if text(request, "deviceClassName").is_empty() {
-        errs.required(path.child("deviceClassName"), "");
-    }
-    let mode = text(request, "allocationMode");
-    if !matches!(mode, "All" | "ExactCount") {
-        errs.not_supported(path.child("allocationMode"), mode, &["All", "ExactCount"]);
-    }
+    let path = spec().child("devices").child("requests").index(n).child("adminAccess");
+    let detail = format!(
+        "admin access to devices requires the `{ADMIN_NAMESPACE}: true` label on the containing \
+         namespace"
+    );
+    errs.forbidden(path, detail);
 }
 
 #[derive(Debug)]
@@ -200,36 +192,11 @@ impl Strategy for ResourceSlice {
     }
 
     fn validate(&self, _cx: &Cx<'_>, obj: &Object, errs: &mut FieldErrors) {
-        let body = at(obj, "spec");
-        let path = spec();
-        if text(body, "driver").is_empty() {
-            errs.required(path.child("driver"), "");
-        }
-        if has(body, "nodeName") && text(body, "nodeName").is_empty() {
-            let detail = "must be either unset or set to a non-empty string";
-            errs.invalid(path.child("nodeName"), "", detail);
-        }
-        let choices = ["nodeName", "nodeSelector", "allNodes", "perDeviceNodeSelection"];
-        let count = choices.iter().filter(|f| !super::value::is_zero(key(body, f))).count();
-        let detail = "exactly one of `nodeName`, `nodeSelector`, `allNodes`, `perDeviceNodeSelection` is required";
-        match count {
-            0 => errs.required(path.clone(), detail),
-            1 => {}
-            _ => errs.invalid(path.clone(), json!({}), detail),
-        }
-        let mut names = HashSet::new();
-        for (n, device) in list(body, "devices").iter().enumerate() {
-            let path = path.child("devices").index(n);
-            let name = text(device, "name");
-            if name.is_empty() {
-                errs.required(path.child("name"), "");
-            } else {
-                problems(errs, &path.child("name"), name, label_problems(name));
-            }
-            if !names.insert(name) {
-                errs.duplicate(path, name);
-            }
-        }
+        slice::validate(errs, obj, None);
+    }
+
+    fn validate_update(&self, _cx: &Cx<'_>, new: &Object, old: &Object, errs: &mut FieldErrors) {
+        slice::validate(errs, new, Some(old));
     }
 
     fn selectable_fields(&self) -> &'static [Selectable] {
@@ -274,6 +241,19 @@ impl Strategy for DeviceTaintRule {
         }
     }
 
+    fn validate(&self, _cx: &Cx<'_>, obj: &Object, errs: &mut FieldErrors) {
+        taint_rule(errs, obj, None);
+    }
+
+    fn validate_update(&self, cx: &Cx<'_>, new: &Object, old: &Object, errs: &mut FieldErrors) {
+        if cx.subresource.is_empty() {
+            taint_rule(errs, new, Some(old));
+        } else {
+            let path = Path::new("status").child("conditions");
+            conditions(errs, &path, list(new, "status.conditions"));
+        }
+    }
+
     fn columns(&self) -> &'static [Column] {
         const COLUMNS: &[Column] = &[NAME, AGE];
         COLUMNS
@@ -286,4 +266,19 @@ impl Strategy for DeviceTaintRule {
     fn has_generation(&self) -> bool {
         true
     }
+}
+
+fn taint_rule(errs: &mut FieldErrors, rule: &Object, old: Option<&Object>) {
+    let (path, selector) = (spec().child("deviceSelector"), at(rule, "spec.deviceSelector"));
+    if has(selector, "driver") {
+        csi_driver_name(errs, &path.child("driver"), text(selector, "driver"));
+    }
+    if has(selector, "pool") {
+        pool_name(errs, &path.child("pool"), text(selector, "pool"));
+    }
+    if has(selector, "device") {
+        label(errs, &path.child("device"), text(selector, "device"));
+    }
+    let old = old.map(|old| at(old, "spec.taint"));
+    taint(errs, &spec().child("taint"), at(rule, "spec.taint"), old);
 }
