@@ -233,16 +233,15 @@ fn conversion(_: &mut Cluster) -> Result<()> {
     ensure!(ports == "a.example.com:80 b.example.com:81", "{ports}");
     let hosts = get(v2, "{.items[*].host}")?;
     ensure!(hosts == "a.example.com b.example.com", "{hosts}");
-    let selected = kubectl(&[
-        "get",
-        v1,
-        "-n",
-        "conversion",
-        "-o",
-        "name",
-        "--field-selector=hostPort=b.example.com:81",
-    ])?;
+    let selector = "--field-selector=hostPort=b.example.com:81";
+    let selected = kubectl(&["get", v1, "-n", "conversion", "-o", "name", selector])?;
     ensure!(selected.trim() == "host.conversion.example.com/b", "{selected}");
+    // A field of either version selects what a collection's deletion takes.
+    apply(&host("v1", "c", "hostPort: c.example.com:82"))?;
+    let collection = "/apis/conversion.example.com/v2/namespaces/conversion/hosts";
+    kubectl(&["delete", "--raw", &format!("{collection}?fieldSelector=host%3Dc.example.com")])?;
+    let hosts = get(v2, "{.items[*].host}")?;
+    ensure!(hosts == "a.example.com b.example.com", "{hosts}");
     // An apply in one version after a change in the other: managed fields are converted as well.
     let manager = "--field-manager=e2e";
     kubectl(&["label", &format!("{v1}/b"), "-n", "conversion", "x=y", manager])?;

@@ -96,8 +96,7 @@ pub async fn collection(
     let list_options = ListOptions::read(&call.query, false)?;
     let filter = Filter::read(&call.info, kind, &list_options)?;
     let (options, sent) = options(call, &body)?;
-    let store = call.server.storage.store(&kind.resource).ok_or_else(Status::no_resource)?;
-    let page = list::page(call, &store, &list_options, &filter).await?;
+    let page = list::selected(call, kind, &list_options, &filter).await?;
     // Several at a time: the store writes together what comes together.
     let mut waiting = page.entries.iter();
     let mut running = FuturesUnordered::new();
@@ -114,7 +113,6 @@ pub async fn collection(
         }
     }
     drop(running);
-    let page = list::converted(call, kind, page).await?;
     Ok(list::render(call, kind, accept, page))
 }
 

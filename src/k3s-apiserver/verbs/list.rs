@@ -59,28 +59,30 @@ pub async fn list(call: &Call<'_>, kind: &Kind) -> Result<Response<Body>, Status
     let accept = Accept::read(&call.parts.headers)?;
     let options = ListOptions::read(&call.query, false)?;
     let filter = Filter::read(&call.info, kind, &options)?;
-    let store = call.server.storage.store(&kind.resource).ok_or_else(Status::no_resource)?;
-    let page = match convert::converter(kind) {
-        None => page(call, &store, &options, &filter).await?,
-        // Fields are those of the version that is asked for: they are compared after conversion.
-        Some(_) => {
-            let page = page(call, &store, &options, &filter.without_custom_fields()).await?;
-            let mut page = converted(call, kind, page).await?;
-            page.entries.retain(|entry| filter.matches(entry));
-            page
-        }
-    };
+    let page = selected(call, kind, &options, &filter).await?;
     Ok(render(call, kind, accept, page))
 }
 
-/// The page with its objects in the version that is asked for.
-pub async fn converted(call: &Call<'_>, kind: &Kind, page: Page) -> Result<Page, Status> {
-    let entries = convert::entries(call.server, kind, page.entries).await?;
+/// Reads one page of what is selected, in the version that is asked for.
+pub async fn selected(
+    call: &Call<'_>,
+    kind: &Kind,
+    options: &ListOptions,
+    filter: &Filter,
+) -> Result<Page, Status> {
+    let store = call.server.storage.store(&kind.resource).ok_or_else(Status::no_resource)?;
+    if convert::converter(kind).is_none() {
+        return page(call, &store, options, filter).await;
+    }
+    // Fields are those of the version that is asked for: they are compared after conversion.
+    let page = page(call, &store, options, &filter.without_custom_fields()).await?;
+    let mut entries = convert::entries(call.server, kind, page.entries).await?;
+    entries.retain(|entry| filter.matches(entry));
     Ok(Page { entries, ..page })
 }
 
 /// Reads one page (everything without `limit`).
-pub async fn page(
+async fn page(
     call: &Call<'_>,
     store: &Store,
     options: &ListOptions,
