@@ -66,6 +66,8 @@ pub(crate) static VOLUMES: Resource =
     Resource::cluster("", "v1", "persistentvolumes", "PersistentVolume");
 pub(crate) static STORAGE_CLASSES: Resource =
     Resource::cluster("storage.k8s.io", "v1", "storageclasses", "StorageClass");
+static ATTRIBUTES_CLASSES: Resource =
+    Resource::cluster("storage.k8s.io", "v1", "volumeattributesclasses", "VolumeAttributesClass");
 pub(crate) static AUTOSCALERS: Resource = Resource::namespaced(
     "autoscaling",
     "v2",
@@ -160,6 +162,7 @@ macro_rules! reflectors {
             claims,
             volumes,
             storage_classes,
+            attributes_classes,
             signing_requests,
             bootstrap_tokens,
             service_cidrs,
@@ -212,6 +215,7 @@ pub(crate) struct Caches {
     pub claims: Reflector<Claim>,
     pub volumes: Reflector<Volume>,
     pub storage_classes: Reflector<StorageClass>,
+    pub attributes_classes: Reflector<Partial>,
     pub signing_requests: Reflector<SigningRequest>,
     pub bootstrap_tokens: Reflector<BootstrapToken>,
     pub service_cidrs: Reflector<ServiceCidr>,
@@ -299,6 +303,11 @@ impl Caches {
             claims: all(client, &CLAIMS),
             volumes: all(client, &VOLUMES),
             storage_classes: all(client, &STORAGE_CLASSES),
+            attributes_classes: Reflector::metadata(
+                client.clone(),
+                ATTRIBUTES_CLASSES.clone(),
+                Selection::default(),
+            ),
             signing_requests: all(client, &SIGNING_REQUESTS),
             bootstrap_tokens: Reflector::selecting(
                 client.clone(),

@@ -99,6 +99,10 @@ pub(crate) static CONTROLLERS: &[Controller] = &[
         name: "persistentvolume-protection-controller",
         start: persistentvolume::start_volume_protection,
     },
+    Controller {
+        name: "volumeattributesclass-protection-controller",
+        start: persistentvolume::start_class_protection,
+    },
     Controller { name: "ephemeral-volume-controller", start: ephemeral_volume::start },
     Controller { name: "ttl-controller", start: node_ttl::start },
     Controller { name: "bootstrap-signer-controller", start: bootstrap_signer::start },

@@ -42,14 +42,38 @@ pub(crate) struct ClaimStatus {
     pub access_modes: Vec<String>,
     #[serde(deserialize_with = "null_default")]
     pub capacity: crate::amounts::Amounts,
+    pub current_volume_attributes_class_name: Option<String>,
+    pub modify_volume_status: Option<ModifyVolumeStatus>,
+}
+
+/// The change of a volume's attributes that is under way.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub(crate) struct ModifyVolumeStatus {
+    pub target_volume_attributes_class_name: String,
 }
 
 impl Claim {
+    /// The classes of attributes that the claim asks for, has, and is getting.
+    pub(crate) fn attributes_classes(&self) -> Vec<&str> {
+        let status = &self.status;
+        let target = status.modify_volume_status.as_ref();
+        named([
+            self.spec.volume_attributes_class_name.as_deref(),
+            status.current_volume_attributes_class_name.as_deref(),
+            target.map(|it| it.target_volume_attributes_class_name.as_str()),
+        ])
+    }
+
     /// The storage class, empty for none.
     pub(crate) fn class(&self) -> &str {
         let field = self.spec.storage_class_name.as_deref();
         self.metadata.annotation(CLASS_BETA).or(field).unwrap_or_default()
     }
+}
+
+fn named<const N: usize>(names: [Option<&str>; N]) -> Vec<&str> {
+    names.into_iter().flatten().filter(|name| !name.is_empty()).collect()
 }
 
 /// `v1 PersistentVolume`.
@@ -76,6 +100,13 @@ pub(crate) struct VolumeSpec {
     pub node_affinity: Option<Box<Value>>,
     pub local: Option<PathSource>,
     pub host_path: Option<PathSource>,
+}
+
+impl Volume {
+    /// The class of attributes that the volume has.
+    pub(crate) fn attributes_classes(&self) -> Vec<&str> {
+        named([self.spec.volume_attributes_class_name.as_deref()])
+    }
 }
 
 /// A path on a node.

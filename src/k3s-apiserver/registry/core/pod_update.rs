@@ -295,21 +295,6 @@ fn resized(errs: &mut FieldErrors, path: &Path, new: &Value, old: &Value) {
             errs.forbidden(path.child(kind), format!("resource {kind} cannot be removed"));
         }
     }
-    let restarts = list(new, "resizePolicy")
-        .iter()
-        .find(|policy| text(policy, "resourceName") == "memory")
-        .is_some_and(|policy| text(policy, "restartPolicy") == "RestartContainer");
-    let limit = |container| at(container, "resources.limits.memory");
-    if restarts || limit(new).is_null() || limit(new) == limit(old) {
-        return;
-    }
-    if limit(old).is_null() {
-        let path = path.child("limits").key("memory");
-        errs.forbidden(
-            path,
-            "memory limits cannot be added unless resizePolicy is RestartContainer",
-        );
-    }
 }
 
 #[cfg(test)]

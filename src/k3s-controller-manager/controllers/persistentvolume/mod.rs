@@ -16,7 +16,9 @@ use client::{Action, Event, EventType, Key, ObjectReference, Patch, WorkQueue, i
 use serde_json::{Value, json};
 
 use self::plan::{BIND_COMPLETED, BOUND_BY_CONTROLLER, ClaimStep, VolumeStep, unreclaimable};
-pub(crate) use self::protection::{start_claim_protection, start_volume_protection};
+pub(crate) use self::protection::{
+    start_claim_protection, start_class_protection, start_volume_protection,
+};
 use crate::{
     Cx, Running,
     caches::{CLAIMS, VOLUMES},

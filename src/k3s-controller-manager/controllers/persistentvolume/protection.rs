@@ -1,10 +1,10 @@
-//! A claim that a pod uses, and a volume that is bound, go only when that has ended: a finalizer
-//! holds them until then.
+//! A claim that a pod uses, a volume that is bound, and a class of attributes that either names go
+//! only when that has ended: a finalizer holds them until then.
 
 use std::sync::Arc;
 
 use anyhow::{Context, Result};
-use client::{Action, HasMeta, Key, Meta, Patch, Reflector, WorkQueue, is_not_found};
+use client::{Action, Event, HasMeta, Key, Meta, Patch, Reflector, WorkQueue, is_not_found};
 use serde::de::DeserializeOwned;
 use serde_json::json;
 
@@ -19,8 +19,10 @@ use crate::{
 
 const CLAIMS_NAME: &str = "persistentvolumeclaim-protection-controller";
 const VOLUMES_NAME: &str = "persistentvolume-protection-controller";
+const CLASSES_NAME: &str = "volumeattributesclass-protection-controller";
 const CLAIM_FINALIZER: &str = "kubernetes.io/pvc-protection";
 const VOLUME_FINALIZER: &str = "kubernetes.io/pv-protection";
+const CLASS_FINALIZER: &str = "kubernetes.io/vac-protection";
 
 pub(crate) fn start_claim_protection(cx: &Cx) -> Running {
     let queue = WorkQueue::new();
@@ -29,7 +31,7 @@ pub(crate) fn start_claim_protection(cx: &Cx) -> Running {
     let (filled, claims) = (queue.clone(), cx.caches.claims.lister());
     cx.caches.pods.on_event(move |event| {
         let pod = event.object();
-        let gone = matches!(event, client::Event::Deleted(_));
+        let gone = matches!(event, Event::Deleted(_));
         if !gone && !pod.is_finished() {
             return;
         }
@@ -78,6 +80,47 @@ pub(crate) fn start_volume_protection(cx: &Cx) -> Running {
             protect(&cx, &cx.caches.volumes, &volume.metadata, VOLUME_FINALIZER, used).await
         }
     })
+}
+
+pub(crate) fn start_class_protection(cx: &Cx) -> Running {
+    let queue = WorkQueue::new();
+    let filled = queue.clone();
+    cx.caches.attributes_classes.on_event(move |event| filled.add(event.object().metadata.key()));
+    let filled = queue.clone();
+    cx.caches.claims.on_event(move |event| add_classes(&filled, event, Claim::attributes_classes));
+    let filled = queue.clone();
+    cx.caches
+        .volumes
+        .on_event(move |event| add_classes(&filled, event, Volume::attributes_classes));
+    let shared = Arc::new(cx.clone());
+    workers(cx, CLASSES_NAME, 1, &queue, move |key| {
+        let cx = Arc::clone(&shared);
+        async move {
+            let caches = &cx.caches;
+            let Some(class) = caches.attributes_classes.lister().get(&key) else {
+                return Ok(Action::Done);
+            };
+            let names = |classes: Vec<&str>| classes.contains(&key.name.as_str());
+            let used = class.metadata.is_deleting()
+                && (caches.claims.lister().list().iter().any(|it| names(it.attributes_classes()))
+                    || caches
+                        .volumes
+                        .lister()
+                        .list()
+                        .iter()
+                        .any(|it| names(it.attributes_classes())));
+            protect(&cx, &caches.attributes_classes, &class.metadata, CLASS_FINALIZER, used).await
+        }
+    })
+}
+
+/// The classes that the object named before its change, or until it went.
+fn add_classes<T>(queue: &WorkQueue<Key>, event: &Event<T>, classes: fn(&T) -> Vec<&str>) {
+    if let Event::Updated { old: object, .. } | Event::Deleted(object) = event {
+        for class in classes(object) {
+            queue.add(Key::cluster(class));
+        }
+    }
 }
 
 /// A pod without a node will not start any more once its claim is on its way out.
@@ -151,6 +194,22 @@ mod tests {
         check(true, &["p", "x"], true, None);
         check(true, &["p", "x"], false, Some(&["x"]));
         check(true, &["x"], false, None);
+    }
+
+    #[test]
+    fn classes_are_named_by_claims_and_volumes() {
+        let read = |text: &str| serde_json::from_str::<Claim>(text).unwrap();
+        let claim = read(
+            r#"{"spec": {"volumeAttributesClassName": "a"}, "status": {
+                "currentVolumeAttributesClassName": "b",
+                "modifyVolumeStatus": {"targetVolumeAttributesClassName": "c"}}}"#,
+        );
+        assert_eq!(claim.attributes_classes(), ["a", "b", "c"]);
+        assert!(
+            read(r#"{"spec": {"volumeAttributesClassName": ""}}"#).attributes_classes().is_empty()
+        );
+        let text = r#"{"spec": {"volumeAttributesClassName": "a"}}"#;
+        assert_eq!(serde_json::from_str::<Volume>(text).unwrap().attributes_classes(), ["a"]);
     }
 
     #[test]
