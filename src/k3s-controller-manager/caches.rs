@@ -8,7 +8,8 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use crate::controllers::{
-    AdmissionPolicy, BootstrapToken, Quota, SigningRequest, TokenSecret, resourceclaim,
+    AdmissionPolicy, BootstrapToken, Quota, SigningRequest, TokenSecret, attachdetach,
+    resourceclaim,
 };
 use crate::types::{
     Partial,
@@ -24,7 +25,7 @@ use crate::types::{
     policy::Budget,
     rbac::ClusterRole,
     resource::ResourceClaim,
-    storage::{Claim, StorageClass, Volume},
+    storage::{Attachment, Claim, CsiDriver, StorageClass, Volume},
 };
 
 pub(crate) static PODS: Resource = Resource::namespaced("", "v1", "pods", "Pod");
@@ -98,6 +99,10 @@ pub(crate) static RESOURCE_CLAIM_TEMPLATES: Resource = Resource::namespaced(
     "resourceclaimtemplates",
     "ResourceClaimTemplate",
 );
+static CSI_DRIVERS: Resource =
+    Resource::cluster("storage.k8s.io", "v1", "csidrivers", "CSIDriver");
+pub(crate) static VOLUME_ATTACHMENTS: Resource =
+    Resource::cluster("storage.k8s.io", "v1", "volumeattachments", "VolumeAttachment");
 
 /// The resources that quotas count most, so that no discovery is needed for them.
 pub(crate) fn counting(group: &str, plural: &str) -> Option<Resource> {
@@ -169,6 +174,8 @@ macro_rules! reflectors {
             ip_addresses,
             admission_policies,
             resource_claims,
+            csi_drivers,
+            attachments,
             token_secrets
         )
     };
@@ -223,6 +230,9 @@ pub(crate) struct Caches {
     pub admission_policies: Reflector<AdmissionPolicy>,
     pub resource_claims: Reflector<ResourceClaim>,
     pub claims_by_owner: Index,
+    pub csi_drivers: Reflector<CsiDriver>,
+    pub attachments: Reflector<Attachment>,
+    pub attachments_by_node: Index,
     pub goings: Goings,
 }
 
@@ -239,6 +249,8 @@ impl Caches {
         });
         let resource_claims: Reflector<ResourceClaim> = all(client, &RESOURCE_CLAIMS);
         let claims_by_owner = resource_claims.add_index(owner_terms);
+        let attachments: Reflector<Attachment> = all(client, &VOLUME_ATTACHMENTS);
+        let attachments_by_node = attachments.add_index(attachdetach::by_node);
         let slices: Reflector<EndpointSlice> = all(client, &SLICES);
         let slices_by_service = slices.add_index(|slice| {
             let service = slice.metadata.labels.get("kubernetes.io/service-name");
@@ -327,6 +339,9 @@ impl Caches {
             admission_policies: all(client, &ADMISSION_POLICIES),
             resource_claims,
             claims_by_owner,
+            csi_drivers: all(client, &CSI_DRIVERS),
+            attachments,
+            attachments_by_node,
             goings: Goings::default(),
         }
     }

@@ -13,6 +13,7 @@ pub(super) const STEPS: &[Step] = &[
     ("a second range of Services is used, and stays while an address is in it", service_cidr),
     ("a Secret gets the token of its account, and goes with it", token_secret),
     ("a pod gets the device that its claim asks for, and gives it back", devices),
+    ("a volume of a CSI driver is attached where its pod is, and detached after it", attachment),
     ("a policy's status says which expressions do not fit their types", policy_types),
 ];
 
@@ -123,6 +124,69 @@ spec:
     })?;
     kubectl(&["delete", "resourceclaimtemplate/card", "deviceclass/card", "resourceslice/cards"])
         .map(drop)
+}
+
+/// The driver's attacher is played by this test: no driver runs here.
+fn attachment(cluster: &mut Cluster) -> Result<()> {
+    let node = get("nodes", ".items[0].metadata.name")?;
+    let managed = "volumes.kubernetes.io/controller-managed-attach-detach=true";
+    kubectl(&["annotate", "--overwrite", "node", &node, managed])?;
+    apply(&format!(
+        r#"
+apiVersion: storage.k8s.io/v1
+kind: CSIDriver
+metadata: {{ name: disks.example.com }}
+spec: {{ attachRequired: true }}
+---
+apiVersion: v1
+kind: PersistentVolume
+metadata: {{ name: disk }}
+spec:
+  capacity: {{ storage: 1Gi }}
+  accessModes: [ReadWriteOnce]
+  persistentVolumeReclaimPolicy: Retain
+  storageClassName: disks
+  csi: {{ driver: disks.example.com, volumeHandle: disk-1 }}
+---
+apiVersion: v1
+kind: PersistentVolumeClaim
+metadata: {{ name: disk }}
+spec: {{ accessModes: [ReadWriteOnce], storageClassName: disks, volumeName: disk, resources: {{ requests: {{ storage: 1Gi }} }} }}
+---
+apiVersion: v1
+kind: Pod
+metadata: {{ name: with-disk }}
+spec:
+  terminationGracePeriodSeconds: 0
+  volumes: [{{ name: disk, persistentVolumeClaim: {{ claimName: disk }} }}]
+  containers:
+  - {{ name: c, image: {IMAGE}, command: [sleep, "3600"], volumeMounts: [{{ name: disk, mountPath: /disk }}] }}
+"#
+    ))?;
+    let mut name = String::new();
+    cluster.wait("an attachment", PATIENCE, || {
+        name = kubectl(&["get", "volumeattachments", "-o", "name"])?.trim().to_owned();
+        Ok(!name.is_empty())
+    })?;
+    let attacher = get(&name, ".spec.attacher")?;
+    ensure!(attacher == "disks.example.com", "the attacher is {attacher}");
+    let patch = r#"{"status":{"attached":true}}"#;
+    kubectl(&["patch", &name, "--subresource=status", "--type=merge", "-p", patch])?;
+    cluster.wait("the node to be told", PATIENCE, || {
+        let told = get(&format!("node/{node}"), ".status.volumesAttached[*].name")?;
+        Ok(told == "kubernetes.io/csi/disks.example.com^disk-1")
+    })?;
+    cluster.wait("the pod to be told", PATIENCE, || {
+        let events = kubectl(&["get", "events", "--field-selector=reason=SuccessfulAttachVolume"])?;
+        Ok(events.contains("AttachVolume.Attach succeeded for volume \"disk\""))
+    })?;
+    kubectl(&["delete", "pod/with-disk"])?;
+    cluster.wait("the attachment to go", PATIENCE, || {
+        Ok(kubectl(&["get", "volumeattachments", "-o", "name"])?.is_empty())
+    })?;
+    let told = get(&format!("node/{node}"), ".status.volumesAttached")?;
+    ensure!(told.is_empty() || told == "[]", "the node is told of {told}");
+    kubectl(&["delete", "pvc/disk", "pv/disk", "csidriver/disks.example.com"]).map(drop)
 }
 
 /// Who the API server takes the bearer of a token for.

@@ -195,6 +195,7 @@ fn unspecified(cx: &Attributes<'_>, pod: &Object, hard: &Map<String, Value>) -> 
 /// Does the quota speak of this object?
 fn in_scope(quota: &Object, cx: &Attributes<'_>, object: &Object) -> bool {
     let is_pod = cx.resource == "pods" && cx.group.is_empty();
+    let is_claim = cx.resource == "persistentvolumeclaims" && cx.group.is_empty();
     let scopes = texts(quota, "spec.scopes").map(|scope| (scope, "Exists", &[][..]));
     let selector = list(quota, "spec.scopeSelector.matchExpressions")
         .iter()
@@ -202,9 +203,32 @@ fn in_scope(quota: &Object, cx: &Attributes<'_>, object: &Object) -> bool {
     let mut any = false;
     let fits = scopes.chain(selector).all(|(scope, operator, values)| {
         any = true;
-        is_pod && pod_fits(scope, operator, values, object)
+        match scope {
+            "VolumeAttributesClass" => is_claim && claim_fits(operator, values, object),
+            _ => is_pod && pod_fits(scope, operator, values, object),
+        }
     });
     !any || fits
+}
+
+/// By the classes of attributes that the claim has, gets, or asks for.
+fn claim_fits(operator: &str, values: &[Value], claim: &Object) -> bool {
+    let classes: Vec<&str> = [
+        "spec.volumeAttributesClassName",
+        "status.currentVolumeAttributesClassName",
+        "status.modifyVolumeStatus.targetVolumeAttributesClassName",
+    ]
+    .iter()
+    .map(|path| text(claim, path))
+    .filter(|name| !name.is_empty())
+    .collect();
+    let listed = classes.iter().any(|name| values.iter().any(|value| value == name));
+    match operator {
+        "In" => listed,
+        "NotIn" => !listed,
+        "DoesNotExist" => classes.is_empty(),
+        _ => !classes.is_empty(),
+    }
 }
 
 fn pod_fits(scope: &str, operator: &str, values: &[Value], pod: &Object) -> bool {

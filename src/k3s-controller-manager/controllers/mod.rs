@@ -1,6 +1,7 @@
 //! The table of controllers, in upstream's names.
 
 mod addon;
+pub(crate) mod attachdetach;
 mod bootstrap_signer;
 mod certificates;
 mod clusterrole_aggregation;
@@ -90,6 +91,7 @@ pub(crate) static CONTROLLERS: &[Controller] = &[
         name: "certificatesigningrequest-cleaner-controller",
         start: certificates::start_cleaning,
     },
+    Controller { name: "persistentvolume-attach-detach-controller", start: attachdetach::start },
     Controller { name: "persistentvolume-binder-controller", start: persistentvolume::start },
     Controller {
         name: "persistentvolumeclaim-protection-controller",
@@ -102,6 +104,10 @@ pub(crate) static CONTROLLERS: &[Controller] = &[
     Controller {
         name: "volumeattributesclass-protection-controller",
         start: persistentvolume::start_class_protection,
+    },
+    Controller {
+        name: "persistentvolume-expander-controller",
+        start: persistentvolume::start_expansion,
     },
     Controller { name: "ephemeral-volume-controller", start: ephemeral_volume::start },
     Controller { name: "ttl-controller", start: node_ttl::start },

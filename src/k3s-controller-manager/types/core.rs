@@ -361,12 +361,23 @@ pub(crate) struct NodeSpec {
 }
 
 #[derive(Clone, Debug, Default, Deserialize)]
-#[serde(default)]
+#[serde(rename_all = "camelCase", default)]
 pub(crate) struct NodeStatus {
     #[serde(deserialize_with = "null_default")]
     pub conditions: Vec<Condition>,
     #[serde(deserialize_with = "null_default")]
     pub addresses: Vec<NodeAddress>,
+    #[serde(deserialize_with = "null_default")]
+    pub volumes_in_use: Vec<String>,
+    #[serde(deserialize_with = "null_default")]
+    pub volumes_attached: Vec<AttachedVolume>,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub(crate) struct AttachedVolume {
+    pub name: String,
+    pub device_path: String,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]

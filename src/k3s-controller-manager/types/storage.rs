@@ -10,7 +10,7 @@ use crate::amounts::Resources;
 /// The annotation that named the class before there was a field.
 const CLASS_BETA: &str = "volume.beta.kubernetes.io/storage-class";
 
-object!(Claim, Volume, StorageClass);
+object!(Claim, Volume, StorageClass, CsiDriver, Attachment);
 
 /// `v1 PersistentVolumeClaim`.
 #[derive(Clone, Debug, Default, Deserialize)]
@@ -99,6 +99,7 @@ pub(crate) struct VolumeSpec {
     pub volume_mode: Option<String>,
     pub node_affinity: Option<Box<Value>>,
     pub local: Option<PathSource>,
+    pub csi: Option<CsiSource>,
     pub host_path: Option<PathSource>,
 }
 
@@ -107,6 +108,14 @@ impl Volume {
     pub(crate) fn attributes_classes(&self) -> Vec<&str> {
         named([self.spec.volume_attributes_class_name.as_deref()])
     }
+}
+
+/// A volume of a CSI driver.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub(crate) struct CsiSource {
+    pub driver: String,
+    pub volume_handle: String,
 }
 
 /// A path on a node.
@@ -151,4 +160,61 @@ pub(crate) struct StorageClass {
     pub reclaim_policy: String,
     #[serde(deserialize_with = "null_default")]
     pub parameters: Labels,
+}
+
+/// `storage.k8s.io/v1 CSIDriver`.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+pub(crate) struct CsiDriver {
+    pub metadata: Meta,
+    pub spec: CsiDriverSpec,
+}
+
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub(crate) struct CsiDriverSpec {
+    pub attach_required: Option<bool>,
+}
+
+/// `storage.k8s.io/v1 VolumeAttachment`.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+pub(crate) struct Attachment {
+    pub metadata: Meta,
+    pub spec: AttachmentSpec,
+    pub status: AttachmentStatus,
+}
+
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub(crate) struct AttachmentSpec {
+    pub attacher: String,
+    pub node_name: String,
+    source: AttachmentSource,
+}
+
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+struct AttachmentSource {
+    persistent_volume_name: String,
+}
+
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub(crate) struct AttachmentStatus {
+    pub attached: bool,
+    pub attach_error: Option<AttachError>,
+}
+
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+pub(crate) struct AttachError {
+    pub message: String,
+}
+
+impl Attachment {
+    /// The name of its volume; empty for one that a pod has without a claim.
+    pub(crate) fn volume(&self) -> &str {
+        &self.spec.source.persistent_volume_name
+    }
 }

@@ -6,6 +6,7 @@
 //! behind a volume; where nobody will, the volume becomes `Failed` and says so.
 //! Invariant: a volume refers to its claim before the claim refers to the volume.
 
+mod expand;
 mod plan;
 mod protection;
 
@@ -16,6 +17,7 @@ use client::{Action, Event, EventType, Key, ObjectReference, Patch, WorkQueue, i
 use serde_json::{Value, json};
 
 use self::plan::{BIND_COMPLETED, BOUND_BY_CONTROLLER, ClaimStep, VolumeStep, unreclaimable};
+pub(crate) use self::expand::start_expansion;
 pub(crate) use self::protection::{
     start_claim_protection, start_class_protection, start_volume_protection,
 };

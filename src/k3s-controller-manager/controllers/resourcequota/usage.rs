@@ -57,10 +57,11 @@ pub(super) fn measure(quota: &Quota, objects: &Measured) -> Amounts {
     for pod in objects.pods.iter().filter(|pod| in_scope(quota, pod)) {
         add(&mut used, &of_one_pod(pod));
     }
-    // Every scope speaks of pods only.
     if quota.scope_terms().is_empty() {
         objects.services.iter().for_each(|it| add(&mut used, &of_service(it)));
-        objects.claims.iter().for_each(|it| add(&mut used, &of_claim(it)));
+    }
+    for claim in objects.claims.iter().filter(|claim| claim_in_scope(quota, claim)) {
+        add(&mut used, &of_claim(claim));
     }
     let names = quota.spec.hard.keys().filter(|name| measures(name));
     names.map(|name| (name.clone(), used.get(name).copied().unwrap_or(Amount::ZERO))).collect()
@@ -120,6 +121,21 @@ fn of_claim(claim: &Claim) -> Amounts {
     used
 }
 
+/// Whether the quota speaks of this claim: one scope does, by the classes of its attributes.
+fn claim_in_scope(quota: &Quota, claim: &Claim) -> bool {
+    quota.scope_terms().iter().all(|term| {
+        let classes = claim.attributes_classes();
+        let listed = || classes.iter().any(|name| term.values.iter().any(|it| it == name));
+        term.scope_name == "VolumeAttributesClass"
+            && match term.operator.as_str() {
+                "In" => listed(),
+                "NotIn" => !listed(),
+                "DoesNotExist" => classes.is_empty(),
+                _ => !classes.is_empty(),
+            }
+    })
+}
+
 /// Whether the quota speaks of this pod.
 pub(super) fn in_scope(quota: &Quota, pod: &Pod) -> bool {
     quota.scope_terms().iter().all(|term| fits(term, pod))
@@ -174,7 +190,7 @@ mod tests {
             r#"{"spec": {"type": "LoadBalancer", "ports": [{"port": 1}, {"port": 2}]}}"#,
         );
         let claim = serde_json::from_str(
-            r#"{"spec": {"storageClassName": "fast", "resources": {"requests": {"storage": "1Gi"}}}}"#,
+            r#"{"spec": {"storageClassName": "fast", "volumeAttributesClassName": "gold", "resources": {"requests": {"storage": "1Gi"}}}}"#,
         );
         Measured {
             pods: vec![
@@ -231,6 +247,18 @@ mod tests {
                 [{"scopeName": "PriorityClass", "operator": "In", "values": ["low"]}]}}"#,
             &[("pods", "0")],
         );
+        let of_class = |operator: &str, values: &str| {
+            format!(
+                r#"{{"hard": {{"persistentvolumeclaims": 1, "pods": 1}}, "scopeSelector": {{"matchExpressions":
+                    [{{"scopeName": "VolumeAttributesClass", "operator": "{operator}", "values": {values}}}]}}}}"#
+            )
+        };
+        let claims = |count| [("persistentvolumeclaims", count), ("pods", "0")];
+        check(&of_class("In", r#"["gold"]"#), &claims("1"));
+        check(&of_class("In", r#"["silver"]"#), &claims("0"));
+        check(&of_class("NotIn", r#"["gold"]"#), &claims("0"));
+        check(&of_class("Exists", "[]"), &claims("1"));
+        check(&of_class("DoesNotExist", "[]"), &claims("0"));
     }
 
     #[test]
