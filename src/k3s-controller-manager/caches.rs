@@ -99,8 +99,7 @@ pub(crate) static RESOURCE_CLAIM_TEMPLATES: Resource = Resource::namespaced(
     "resourceclaimtemplates",
     "ResourceClaimTemplate",
 );
-static CSI_DRIVERS: Resource =
-    Resource::cluster("storage.k8s.io", "v1", "csidrivers", "CSIDriver");
+static CSI_DRIVERS: Resource = Resource::cluster("storage.k8s.io", "v1", "csidrivers", "CSIDriver");
 pub(crate) static VOLUME_ATTACHMENTS: Resource =
     Resource::cluster("storage.k8s.io", "v1", "volumeattachments", "VolumeAttachment");
 

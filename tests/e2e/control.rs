@@ -129,8 +129,6 @@ spec:
 /// The driver's attacher is played by this test: no driver runs here.
 fn attachment(cluster: &mut Cluster) -> Result<()> {
     let node = get("nodes", ".items[0].metadata.name")?;
-    let managed = "volumes.kubernetes.io/controller-managed-attach-detach=true";
-    kubectl(&["annotate", "--overwrite", "node", &node, managed])?;
     apply(&format!(
         r#"
 apiVersion: storage.k8s.io/v1

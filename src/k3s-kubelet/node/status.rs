@@ -64,7 +64,14 @@ pub(crate) fn node(shared: &Shared) -> Node {
         metadata: ObjectMeta {
             name: Some(config.node_name.clone()),
             labels: Some(labels),
-            annotations: Some([("node.alpha.kubernetes.io/ttl".to_owned(), "0".to_owned())].into()),
+            annotations: Some(
+                [
+                    ("node.alpha.kubernetes.io/ttl", "0"),
+                    ("volumes.kubernetes.io/controller-managed-attach-detach", "true"),
+                ]
+                .map(|(name, value)| (name.to_owned(), value.to_owned()))
+                .into(),
+            ),
             ..Default::default()
         },
         spec: Some(NodeSpec {

@@ -190,7 +190,8 @@ async fn reconcile(shared: &Shared, name: &str) -> Result<Action> {
                     Ok(node) => cx.caches.nodes.observe(node),
                     Err(err) if is_not_found(&err) => {}
                     Err(err) => {
-                        return Err(err).with_context(|| format!("reporting volumes of node {name}"));
+                        return Err(err)
+                            .with_context(|| format!("reporting volumes of node {name}"));
                     }
                 }
             }
@@ -245,8 +246,16 @@ async fn attach(cx: &Cx, node: &str, volume: &Volume) -> Result<()> {
                 volume.metadata.name,
                 text(&err)
             );
-            tell(cx, node, &volume.metadata.name, EventType::Warning, "FailedAttachVolume", &message);
-            return Err(err).with_context(|| format!("attaching {} to {node}", volume.metadata.name));
+            tell(
+                cx,
+                node,
+                &volume.metadata.name,
+                EventType::Warning,
+                "FailedAttachVolume",
+                &message,
+            );
+            return Err(err)
+                .with_context(|| format!("attaching {} to {node}", volume.metadata.name));
         }
     }
     Ok(())
@@ -278,7 +287,10 @@ fn refuse(cx: &Cx, node: &str, volume: &str, nodes: &[String]) {
         .map(|pod| pod.metadata.name.clone())
         .collect();
     let why = match users.is_empty() {
-        true => "Volume is already exclusively attached to one node and can't be attached to another".to_owned(),
+        true => {
+            "Volume is already exclusively attached to one node and can't be attached to another"
+                .to_owned()
+        }
         false => format!("Volume is already used by pod(s) {}", users.join(", ")),
     };
     let message = format!("Multi-Attach error for volume {volume:?} {why}");

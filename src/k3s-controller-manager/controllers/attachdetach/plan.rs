@@ -215,7 +215,8 @@ mod tests {
         check(Some(&fresh), std::slice::from_ref(&many), &[pending], 0, &[]);
         let done = || attachment("w", json!({}));
         check(Some(&fresh), std::slice::from_ref(&many), &[done()], 0, &[report(&["w"])]);
-        let told = json!({"volumesAttached": [{"name": "kubernetes.io/csi/x^w", "devicePath": ""}]});
+        let told =
+            json!({"volumesAttached": [{"name": "kubernetes.io/csi/x^w", "devicePath": ""}]});
         check(Some(&node(told, json!([]))), std::slice::from_ref(&many), &[done()], 0, &[]);
         // A kubelet that attaches by itself.
         let mut own = fresh;

@@ -16,8 +16,8 @@ use anyhow::{Context, Result};
 use client::{Action, Event, EventType, Key, ObjectReference, Patch, WorkQueue, is_not_found};
 use serde_json::{Value, json};
 
-use self::plan::{BIND_COMPLETED, BOUND_BY_CONTROLLER, ClaimStep, VolumeStep, unreclaimable};
 pub(crate) use self::expand::start_expansion;
+use self::plan::{BIND_COMPLETED, BOUND_BY_CONTROLLER, ClaimStep, VolumeStep, unreclaimable};
 pub(crate) use self::protection::{
     start_claim_protection, start_class_protection, start_volume_protection,
 };
