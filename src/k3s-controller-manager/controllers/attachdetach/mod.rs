@@ -45,7 +45,8 @@ struct Shared {
 /// Whether attaching has anything to do with the pod.
 fn has_volumes(pod: &Pod) -> bool {
     let volumes = &pod.spec.volumes;
-    !pod.spec.node_name.is_empty() && !(volumes.claims.is_empty() && volumes.ephemeral.is_empty())
+    let some = !volumes.claims.is_empty() || !volumes.ephemeral.is_empty();
+    some && !pod.spec.node_name.is_empty()
 }
 
 pub(crate) fn start(cx: &Cx) -> Running {
