@@ -8,6 +8,7 @@
 mod default;
 mod formats;
 mod lists;
+mod pattern;
 mod prune;
 mod rules;
 mod typed;
@@ -16,16 +17,16 @@ mod validate;
 use std::collections::BTreeMap;
 
 use api::schema::ListKind;
-use regex::Regex;
 use serde_json::Value;
 
 pub use default::{default, drop_nulls};
 pub use formats::{is_known as is_known_format, matches as matches_format};
 pub use lists::check_lists;
+pub use pattern::Pattern;
 pub use prune::{Root, canonical_numbers, prune};
 pub use rules::{
     Findings, RuleProblem, Rules, elements_max, over_rule_limit, over_schema_limit, rule_cost,
-    rule_problem,
+    rule_is_transition, rule_problem,
 };
 pub use typed::typed;
 pub(crate) use validate::go_float;
@@ -96,24 +97,6 @@ pub struct Limits {
     pub any_of: Vec<Structural>,
     pub one_of: Vec<Structural>,
     pub not: Option<Box<Structural>>,
-}
-
-/// A regular expression and how it was written. One that does not compile matches nothing.
-#[derive(Clone, Debug)]
-pub struct Pattern {
-    pub text: String,
-    regex: Option<Regex>,
-}
-
-impl Pattern {
-    /// Reads an expression in RE2's syntax.
-    pub fn new(text: &str) -> Self {
-        Self { text: text.to_owned(), regex: Regex::new(text).ok() }
-    }
-
-    pub fn is_match(&self, text: &str) -> bool {
-        self.regex.as_ref().is_some_and(|regex| regex.is_match(text))
-    }
 }
 
 impl Structural {

@@ -81,10 +81,6 @@ fn compile(rule: &Value, schema: &Structural, root: bool) -> Result<Rule, RulePr
         return Err(problem("rule", "cel expression must evaluate to a bool".to_owned()));
     }
     let transition = program.uses("oldSelf");
-    if optional_old && !transition {
-        let detail = "may not be set if oldSelf is not used in rule".to_owned();
-        return Err(problem("optionalOldSelf", detail));
-    }
     let message_program = match text(rule, "messageExpression").trim() {
         "" => None,
         expression => {
@@ -114,6 +110,11 @@ fn compile(rule: &Value, schema: &Structural, root: bool) -> Result<Rule, RulePr
 /// What is wrong with a rule, when something is.
 pub fn rule_problem(rule: &Value, schema: &Structural, root: bool) -> Option<RuleProblem> {
     compile(rule, schema, root).err()
+}
+
+/// Does a rule compare with what was there before?
+pub fn rule_is_transition(rule: &Value, schema: &Structural, root: bool) -> bool {
+    compile(rule, schema, root).is_ok_and(|rule| rule.transition)
 }
 
 /// The schema of a field as expressions name it, or (`*`) of elements.
@@ -151,9 +152,10 @@ fn over(cost: u64, limit: u64) -> Option<String> {
         return None;
     }
     let factor = cost as f64 / limit as f64;
-    Some(match factor > 100.0 {
-        true => "more than 100x".to_owned(),
-        false => format!("{factor:.1}x"),
+    Some(match factor {
+        _ if factor > 100.0 => "more than 100x".to_owned(),
+        _ if factor < 1.5 => format!("{factor:.6}x"),
+        _ => format!("{factor:.1}x"),
     })
 }
 

@@ -3,7 +3,7 @@
 mod binding;
 mod policy;
 mod rules;
-mod webhook;
+pub(super) mod webhook;
 
 use super::Strategy;
 

@@ -121,7 +121,8 @@ fn one(errs: &mut FieldErrors, path: &Path, hook: &Value) {
     match_conditions(errs, &path.child("matchConditions"), conditions, &scope);
 }
 
-fn client_config(errs: &mut FieldErrors, path: &Path, config: &Value) {
+/// Where a webhook is called.
+pub(crate) fn client_config(errs: &mut FieldErrors, path: &Path, config: &Value) {
     match (has(config, "url"), has(config, "service")) {
         (true, false) => url(errs, &path.child("url"), text(config, "url")),
         (false, true) => service(errs, &path.child("service"), key(config, "service")),

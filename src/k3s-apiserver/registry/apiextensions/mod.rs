@@ -79,11 +79,9 @@ impl Strategy for CustomResourceDefinition {
             errs.invalid(path, name, "must be spec.names.plural+\".\"+spec.group");
         }
         spec::validate(obj, errs);
+        spec::stored_versions(obj, errs);
         approval(obj, errs);
-        if flag(obj, "spec.preserveUnknownFields") {
-            let detail = "cannot set to true, set x-kubernetes-preserve-unknown-fields to true in spec.versions[*].schema instead";
-            errs.invalid("spec.preserveUnknownFields", true, detail);
-        }
+        no_preservation(obj, errs);
     }
 
     fn prepare_for_update(&self, cx: &Cx<'_>, new: &mut Object, _old: &Object) {
@@ -108,20 +106,20 @@ impl Strategy for CustomResourceDefinition {
         let established = list(old, "status.conditions")
             .iter()
             .any(|condition| condition["type"] == ESTABLISHED && condition["status"] == "True");
-        super::validate::immutable_spec(errs, "group", new, old);
-        if established {
-            super::validate::immutable_spec(errs, "scope", new, old);
-        }
-        for (field, always) in [("plural", true), ("kind", false)] {
+        for (field, always) in
+            [("scope", false), ("names.kind", false), ("group", true), ("names.plural", true)]
+        {
             if always || established {
-                let path = format!("spec.names.{field}");
-                let here = super::validate::spec().child("names").child(field);
-                super::validate::immutable(errs, &here, at(new, &path), at(old, &path));
+                super::validate::immutable_spec(errs, field, new, old);
             }
         }
+        spec::stored_versions(new, errs);
         let annotation = |object| key(at(object, "metadata.annotations"), APPROVED).clone();
         if annotation(new) != annotation(old) {
             approval(new, errs);
+        }
+        if !flag(old, "spec.preserveUnknownFields") {
+            no_preservation(new, errs);
         }
     }
 
@@ -183,6 +181,14 @@ fn approval(obj: &Object, errs: &mut FieldErrors) {
                 "protected groups must have approval annotation {APPROVED:?} with either a URL or a reason starting with \"unapproved\", {see}"
             ),
         ),
+    }
+}
+
+/// That is for each schema to say.
+fn no_preservation(obj: &Object, errs: &mut FieldErrors) {
+    if flag(obj, "spec.preserveUnknownFields") {
+        let detail = "cannot set to true, set x-kubernetes-preserve-unknown-fields to true in spec.versions[*].schema instead";
+        errs.invalid("spec.preserveUnknownFields", true, detail);
     }
 }
 

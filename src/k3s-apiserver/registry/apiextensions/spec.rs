@@ -6,6 +6,7 @@ use apimachinery::structural::Structural;
 use apimachinery::validation::{label_1035_problems, subdomain_problems};
 use serde_json::{Value, json};
 
+use super::super::admissionregistration::webhook::client_config;
 use super::super::validate::spec;
 use super::{at, flag, has, key, list, map, schema, text, texts};
 
@@ -19,15 +20,16 @@ pub(super) fn validate(obj: &Value, errs: &mut FieldErrors) {
         for (n, version) in all.iter().enumerate() {
             if !has(version, "schema.openAPIV3Schema") {
                 let path = path.child("versions").index(n).child("schema");
-                errs.required(path.child("openAPIV3Schema"), "schemas are required");
+                errs.required(path.child("openAPIV3Schema"), "");
             }
         }
     }
     for (n, version) in all.iter().enumerate() {
         let path = path.child("versions").index(n);
         let name = text(version, "name");
-        for problem in label_1035_problems(name) {
-            errs.invalid(path.child("name"), name, problem);
+        let problems = label_1035_problems(name);
+        if !problems.is_empty() {
+            errs.invalid(path.child("name"), name, problems.join(","));
         }
         deprecation(&path.child("deprecationWarning"), version, errs);
         parts(&path, version, &shared, false, "schema", errs);
@@ -38,7 +40,6 @@ pub(super) fn validate(obj: &Value, errs: &mut FieldErrors) {
         parts(&path, first, &shared, true, "validation", errs);
     }
     conversion(&path.child("conversion"), at(body, "conversion"), errs);
-    stored_versions(obj, errs);
 }
 
 /// Which parts all versions have in common: upstream looks at them once.
@@ -113,19 +114,20 @@ fn group_and_scope(path: &Path, body: &Value, errs: &mut FieldErrors) {
 fn deprecation(path: &Path, version: &Value, errs: &mut FieldErrors) {
     let Some(warning) = key(version, "deprecationWarning").as_str() else { return };
     if !flag(version, "deprecated") {
-        errs.invalid(path.clone(), warning, "can only be set for deprecated versions");
-    }
-    if warning.is_empty() {
-        errs.invalid(path.clone(), warning, "must not be empty");
+        errs.invalid(path, warning, "can only be set for deprecated versions");
+        return;
     }
     if warning.len() > 256 {
-        errs.invalid(path.clone(), warning, "must be <= 256 characters long");
+        errs.invalid(path, warning, "must be <= 256 characters long");
+    }
+    if warning.is_empty() {
+        errs.invalid(path, warning, "must not be an empty string");
     }
     if let Some((at, _)) = warning.char_indices().find(|(_, c)| c.is_control()) {
         let detail = format!(
             "must only contain printable UTF-8 characters; non-printable character found at index {at}"
         );
-        errs.invalid(path.clone(), warning, detail);
+        errs.invalid(path, warning, detail);
     }
 }
 
@@ -312,44 +314,54 @@ fn selectable(path: &Path, fields: &[Value], published: &Value, errs: &mut Field
 }
 
 fn conversion(path: &Path, conversion: &Value, errs: &mut FieldErrors) {
+    if conversion.is_null() {
+        return;
+    }
     let strategy = text(conversion, "strategy");
+    let (client, reviews) =
+        (path.child("webhookClientConfig"), path.child("conversionReviewVersions"));
     match strategy {
         "" => errs.required(path.child("strategy"), ""),
-        "None" => {
-            if has(conversion, "webhook") {
-                let detail = "should not be set when strategy is not set to Webhook";
-                errs.forbidden(path.child("webhookClientConfig"), detail);
-            }
-        }
-        "Webhook" => webhook(path, at(conversion, "webhook"), errs),
+        "None" | "Webhook" => {}
         _ => errs.not_supported(path.child("strategy"), strategy, &["None", "Webhook"]),
+    }
+    let webhook = at(conversion, "webhook");
+    if strategy == "Webhook" {
+        let config = at(webhook, "clientConfig");
+        if config.is_null() {
+            errs.required(client, "required when strategy is set to Webhook");
+        } else {
+            client_config(errs, &client, config);
+        }
+        review_versions(&reviews, webhook, errs);
+        return;
+    }
+    let detail = "should not be set when strategy is not set to Webhook";
+    if has(webhook, "clientConfig") {
+        errs.forbidden(client, detail);
+    }
+    if !list(webhook, "conversionReviewVersions").is_empty() {
+        errs.forbidden(reviews, detail);
     }
 }
 
-fn webhook(path: &Path, webhook: &Value, errs: &mut FieldErrors) {
-    let (client, path_to) = (at(webhook, "clientConfig"), path.child("webhookClientConfig"));
-    if client.is_null() {
-        errs.required(path_to, "required when strategy is set to Webhook");
-    } else if has(client, "url") == has(client, "service") {
-        errs.required(path_to, "exactly one of url or service is required");
-    }
+fn review_versions(path: &Path, webhook: &Value, errs: &mut FieldErrors) {
     let reviews: Vec<&str> = texts(webhook, "conversionReviewVersions").collect();
-    let path = path.child("conversionReviewVersions");
     if reviews.is_empty() {
         errs.required(path, "");
         return;
     }
-    if !reviews.iter().any(|version| matches!(*version, "v1" | "v1beta1")) {
-        let detail = "must include at least one of v1, v1beta1";
-        errs.invalid(path.clone(), json!(reviews), detail);
-    }
     for (n, version) in reviews.iter().enumerate() {
+        if reviews[..n].contains(version) {
+            errs.invalid(path.index(n), *version, "duplicate version");
+            continue;
+        }
         for problem in label_1035_problems(version) {
             errs.invalid(path.index(n), *version, problem);
         }
-        if reviews[..n].contains(version) {
-            errs.invalid(path.index(n), *version, "duplicate version");
-        }
+    }
+    if !reviews.iter().any(|version| matches!(*version, "v1" | "v1beta1")) {
+        errs.invalid(path, json!(reviews), "must include at least one of v1, v1beta1");
     }
 }
 

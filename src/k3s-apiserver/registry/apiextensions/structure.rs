@@ -1,9 +1,10 @@
 //! What makes a schema structural: every value has a type outside of `allOf` and its like.
 
 use apimachinery::field::{FieldErrors, Path};
-use apimachinery::structural::{Root, Structural, check_lists, prune, validate_at};
+use apimachinery::structural::{Pattern, Root, Structural, check_lists, prune, validate_at};
 use serde_json::Value;
 
+use super::super::value::is_zero;
 use super::spec::properties;
 use super::{flag, has, key, list, map, text};
 
@@ -19,8 +20,41 @@ const PRESERVE: &str = "x-kubernetes-preserve-unknown-fields";
 const EMBEDDED: &str = "x-kubernetes-embedded-resource";
 const INT_OR_STRING: &str = "x-kubernetes-int-or-string";
 
-/// Refuses what is not structural.
-pub(super) fn invariants(path: &Path, schema: &Value, level: Level, errs: &mut FieldErrors) {
+/// What a structure cannot say at all; the text of the first one.
+pub(super) fn unsupported(schema: &Value) -> Option<String> {
+    const FIELDS: [(&str, &str); 7] = [
+        ("id", "id"),
+        ("$schema", "schema"),
+        ("$ref", "$ref"),
+        ("patternProperties", "patternProperties"),
+        ("dependencies", "dependencies"),
+        ("additionalItems", "additionalItems"),
+        ("definitions", "definitions"),
+    ];
+    if let Some((_, shown)) = FIELDS.iter().find(|(name, _)| !is_zero(key(schema, name))) {
+        return Some(format!("OpenAPIV3Schema '{shown}' is not supported"));
+    }
+    if key(schema, PRESERVE) == false {
+        return Some(format!("internal error: '{PRESERVE}' must be true or undefined"));
+    }
+    if key(schema, "items").is_array() {
+        return Some("OpenAPIV3Schema 'items' must be a schema, but is an array".to_owned());
+    }
+    let parts = ["allOf", "anyOf", "oneOf"].into_iter().flat_map(|kind| list(schema, kind));
+    let single = ["not", "items", "additionalProperties"].into_iter().map(|name| key(schema, name));
+    let children = parts.chain(single).chain(properties(schema).map(|(_, child)| child));
+    children.filter(|child| child.is_object()).find_map(unsupported)
+}
+
+/// Refuses what is not structural; the errors are sorted.
+pub(super) fn validate(path: &Path, schema: &Value, errs: &mut FieldErrors) {
+    let before = errs.0.len();
+    invariants(path, schema, Level::Root, errs);
+    parts_complete(path, path, schema, schema, errs);
+    errs.0[before..].sort_by_key(ToString::to_string);
+}
+
+fn invariants(path: &Path, schema: &Value, level: Level, errs: &mut FieldErrors) {
     let items = key(schema, "items");
     if items.is_object() {
         invariants(&path.child("items"), items, Level::Item, errs);
@@ -29,6 +63,9 @@ pub(super) fn invariants(path: &Path, schema: &Value, level: Level, errs: &mut F
         invariants(&path.child("properties").key(name), child, Level::Field, errs);
     }
     let additional = key(schema, "additionalProperties");
+    if level == Level::Root && !additional.is_null() {
+        errs.forbidden(path.child("additionalProperties"), "must not be used at the root");
+    }
     if additional.is_object() {
         invariants(&path.child("additionalProperties"), additional, Level::Field, errs);
     }
@@ -91,10 +128,14 @@ fn resource(path: &Path, schema: &Value, level: Level, errs: &mut FieldErrors) {
     if level == Level::Root
         && let Some(meta) = children.get("metadata")
     {
-        let more = |name: &String| !matches!(name.as_str(), "name" | "generateName");
-        let said = |name: &&str| has(meta, name);
-        let others = ["items", "additionalProperties", PRESERVE, EMBEDDED, INT_OR_STRING];
-        if map(meta, "properties").keys().any(more) || others.iter().any(said) {
+        let names = |name: &String| matches!(name.as_str(), "name" | "generateName");
+        let only_names = map(meta, "properties").keys().all(names);
+        let more = |(name, value): (&String, &Value)| match name.as_str() {
+            "type" | "default" | "example" | "externalDocs" => false,
+            "properties" => !only_names,
+            _ => !is_zero(value),
+        };
+        if meta.as_object().into_iter().flatten().any(more) {
             let detail = "must not specify anything other than name and generateName, but metadata is implicitly specified";
             errs.forbidden(path.child("properties").key("metadata"), detail);
         }
@@ -126,6 +167,11 @@ fn values(path: &Path, schema: &Value, errs: &mut FieldErrors) {
     if has(schema, "not") {
         nested(&path.child("not"), key(schema, "not"), errs);
     }
+    let pattern = text(schema, "pattern");
+    if let Some(why) = Pattern::problem(pattern) {
+        let detail = format!("must be a valid regular expression, but isn't: {why}");
+        errs.invalid(path.child("pattern"), pattern, detail);
+    }
 }
 
 fn nested(path: &Path, part: &Value, errs: &mut FieldErrors) {
@@ -153,28 +199,16 @@ fn nested(path: &Path, part: &Value, errs: &mut FieldErrors) {
         ("x-kubernetes-list-map-keys", "empty"),
         ("x-kubernetes-list-type", "undefined"),
         ("x-kubernetes-map-type", "undefined"),
+        ("x-kubernetes-validations", "empty"),
     ] {
-        if has(part, name) {
+        let value = key(part, name);
+        if !is_zero(value) || (name == "default" && !value.is_null()) {
             errs.forbidden(path.child(name), format!("must be {want} to be structural"));
         }
     }
 }
 
-/// Refuses limits on fields that the structure does not have.
-pub(super) fn completeness(path: &Path, schema: &Value, errs: &mut FieldErrors) {
-    parts_complete(path, path, schema, schema, errs);
-    if key(schema, "items").is_object() {
-        completeness(&path.child("items"), key(schema, "items"), errs);
-    }
-    for (name, child) in properties(schema) {
-        completeness(&path.child("properties").key(name), child, errs);
-    }
-    if key(schema, "additionalProperties").is_object() {
-        let path = path.child("additionalProperties");
-        completeness(&path, key(schema, "additionalProperties"), errs);
-    }
-}
-
+/// Refuses limits at the root on fields that the structure does not have.
 fn parts_complete(
     path: &Path,
     part_path: &Path,
@@ -209,13 +243,9 @@ fn part_complete(
     }
     for (name, child) in properties(part) {
         let step = |path: &Path| path.child("properties").key(name);
-        let additional = key(schema, "additionalProperties");
         let (path, part_path) = (step(path), step(part_path));
         match map(schema, "properties").get(name) {
             Some(found) => part_complete(&path, &part_path, found, child, errs),
-            None if additional.is_object() => {
-                part_complete(&path, &part_path, additional, child, errs);
-            }
             None => errs.required(path, format!("because it is defined in {part_path}")),
         }
     }
