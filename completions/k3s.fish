@@ -390,6 +390,8 @@ complete -c k3s -n "__fish_k3s_using_subcommand controller-manager" -l service-c
 complete -c k3s -n "__fish_k3s_using_subcommand controller-manager" -l allocate-node-cidrs -d 'Whether to give nodes their pod range' -r -f -a "true\t''
 false\t''"
 complete -c k3s -n "__fish_k3s_using_subcommand controller-manager" -l node-cidr-mask-size -d 'Prefix length of a node\'s pod range; 24 for IPv4 and 64 for IPv6 when not given' -r
+complete -c k3s -n "__fish_k3s_using_subcommand controller-manager" -l node-cidr-mask-size-ipv4 -d 'Prefix length of a node\'s IPv4 range, instead of the common one' -r
+complete -c k3s -n "__fish_k3s_using_subcommand controller-manager" -l node-cidr-mask-size-ipv6 -d 'Prefix length of a node\'s IPv6 range, instead of the common one' -r
 complete -c k3s -n "__fish_k3s_using_subcommand controller-manager" -l cluster-signing-cert-file -d 'CA certificate that signs certificates for certificate signing requests' -r -F
 complete -c k3s -n "__fish_k3s_using_subcommand controller-manager" -l cluster-signing-key-file -d 'Private key of that CA' -r -F
 complete -c k3s -n "__fish_k3s_using_subcommand controller-manager" -l cluster-signing-kube-apiserver-client-cert-file -d 'CA certificate of the signer kubernetes.io/kube-apiserver-client, instead of the common one' -r -F
@@ -413,6 +415,125 @@ complete -c k3s -n "__fish_k3s_using_subcommand controller-manager" -l bind-addr
 complete -c k3s -n "__fish_k3s_using_subcommand controller-manager" -l secure-port -d 'Port to serve health and metrics on' -r
 complete -c k3s -n "__fish_k3s_using_subcommand controller-manager" -l tls-cert-file -d 'Certificate for the health and metrics port; plain HTTP without' -r -F
 complete -c k3s -n "__fish_k3s_using_subcommand controller-manager" -l tls-private-key-file -d 'Private key for the health and metrics port' -r -F
+complete -c k3s -n "__fish_k3s_using_subcommand controller-manager" -l allow-metric-labels -r
+complete -c k3s -n "__fish_k3s_using_subcommand controller-manager" -l allow-metric-labels-manifest -r
+complete -c k3s -n "__fish_k3s_using_subcommand controller-manager" -l attach-detach-reconcile-sync-period -r
+complete -c k3s -n "__fish_k3s_using_subcommand controller-manager" -l authentication-kubeconfig -r
+complete -c k3s -n "__fish_k3s_using_subcommand controller-manager" -l authentication-skip-lookup -r
+complete -c k3s -n "__fish_k3s_using_subcommand controller-manager" -l authentication-token-webhook-cache-ttl -r
+complete -c k3s -n "__fish_k3s_using_subcommand controller-manager" -l authentication-tolerate-lookup-failure -r
+complete -c k3s -n "__fish_k3s_using_subcommand controller-manager" -l authorization-always-allow-paths -r
+complete -c k3s -n "__fish_k3s_using_subcommand controller-manager" -l authorization-kubeconfig -r
+complete -c k3s -n "__fish_k3s_using_subcommand controller-manager" -l authorization-webhook-cache-authorized-ttl -r
+complete -c k3s -n "__fish_k3s_using_subcommand controller-manager" -l authorization-webhook-cache-unauthorized-ttl -r
+complete -c k3s -n "__fish_k3s_using_subcommand controller-manager" -l cert-dir -r
+complete -c k3s -n "__fish_k3s_using_subcommand controller-manager" -l cidr-allocator-type -r
+complete -c k3s -n "__fish_k3s_using_subcommand controller-manager" -l client-ca-file -r
+complete -c k3s -n "__fish_k3s_using_subcommand controller-manager" -l cloud-config -r
+complete -c k3s -n "__fish_k3s_using_subcommand controller-manager" -l cloud-provider -r
+complete -c k3s -n "__fish_k3s_using_subcommand controller-manager" -l cluster-name -r
+complete -c k3s -n "__fish_k3s_using_subcommand controller-manager" -l concurrent-cron-job-syncs -r
+complete -c k3s -n "__fish_k3s_using_subcommand controller-manager" -l concurrent-daemonset-syncs -r
+complete -c k3s -n "__fish_k3s_using_subcommand controller-manager" -l concurrent-deployment-syncs -r
+complete -c k3s -n "__fish_k3s_using_subcommand controller-manager" -l concurrent-device-taint-eviction-syncs -r
+complete -c k3s -n "__fish_k3s_using_subcommand controller-manager" -l concurrent-endpoint-syncs -r
+complete -c k3s -n "__fish_k3s_using_subcommand controller-manager" -l concurrent-ephemeralvolume-syncs -r
+complete -c k3s -n "__fish_k3s_using_subcommand controller-manager" -l concurrent-gc-syncs -r
+complete -c k3s -n "__fish_k3s_using_subcommand controller-manager" -l concurrent-horizontal-pod-autoscaler-syncs -r
+complete -c k3s -n "__fish_k3s_using_subcommand controller-manager" -l concurrent-job-syncs -r
+complete -c k3s -n "__fish_k3s_using_subcommand controller-manager" -l concurrent-namespace-syncs -r
+complete -c k3s -n "__fish_k3s_using_subcommand controller-manager" -l concurrent-rc-syncs -r
+complete -c k3s -n "__fish_k3s_using_subcommand controller-manager" -l concurrent-replicaset-syncs -r
+complete -c k3s -n "__fish_k3s_using_subcommand controller-manager" -l concurrent-resource-quota-syncs -r
+complete -c k3s -n "__fish_k3s_using_subcommand controller-manager" -l concurrent-resourceclaim-syncs -r
+complete -c k3s -n "__fish_k3s_using_subcommand controller-manager" -l concurrent-service-endpoint-syncs -r
+complete -c k3s -n "__fish_k3s_using_subcommand controller-manager" -l concurrent-service-syncs -r
+complete -c k3s -n "__fish_k3s_using_subcommand controller-manager" -l concurrent-serviceaccount-token-syncs -r
+complete -c k3s -n "__fish_k3s_using_subcommand controller-manager" -l concurrent-statefulset-syncs -r
+complete -c k3s -n "__fish_k3s_using_subcommand controller-manager" -l concurrent-ttl-after-finished-syncs -r
+complete -c k3s -n "__fish_k3s_using_subcommand controller-manager" -l concurrent-validating-admission-policy-status-syncs -r
+complete -c k3s -n "__fish_k3s_using_subcommand controller-manager" -l configure-cloud-routes -r
+complete -c k3s -n "__fish_k3s_using_subcommand controller-manager" -l contention-profiling -r
+complete -c k3s -n "__fish_k3s_using_subcommand controller-manager" -l controller-shutdown-timeout -r
+complete -c k3s -n "__fish_k3s_using_subcommand controller-manager" -l controller-start-interval -r
+complete -c k3s -n "__fish_k3s_using_subcommand controller-manager" -l disable-attach-detach-reconcile-sync -r
+complete -c k3s -n "__fish_k3s_using_subcommand controller-manager" -l disable-force-detach-on-timeout -r
+complete -c k3s -n "__fish_k3s_using_subcommand controller-manager" -l disable-http2-serving -r
+complete -c k3s -n "__fish_k3s_using_subcommand controller-manager" -l disabled-metrics -r
+complete -c k3s -n "__fish_k3s_using_subcommand controller-manager" -l emulated-version -r
+complete -c k3s -n "__fish_k3s_using_subcommand controller-manager" -l enable-dynamic-provisioning -r
+complete -c k3s -n "__fish_k3s_using_subcommand controller-manager" -l enable-garbage-collector -r
+complete -c k3s -n "__fish_k3s_using_subcommand controller-manager" -l enable-hostpath-provisioner -r
+complete -c k3s -n "__fish_k3s_using_subcommand controller-manager" -l enable-leader-migration -r
+complete -c k3s -n "__fish_k3s_using_subcommand controller-manager" -l endpoint-updates-batch-period -r
+complete -c k3s -n "__fish_k3s_using_subcommand controller-manager" -l endpointslice-updates-batch-period -r
+complete -c k3s -n "__fish_k3s_using_subcommand controller-manager" -l external-cloud-volume-plugin -r
+complete -c k3s -n "__fish_k3s_using_subcommand controller-manager" -l feature-gates -r
+complete -c k3s -n "__fish_k3s_using_subcommand controller-manager" -l flex-volume-plugin-dir -r
+complete -c k3s -n "__fish_k3s_using_subcommand controller-manager" -l horizontal-pod-autoscaler-cpu-initialization-period -r
+complete -c k3s -n "__fish_k3s_using_subcommand controller-manager" -l horizontal-pod-autoscaler-downscale-stabilization -r
+complete -c k3s -n "__fish_k3s_using_subcommand controller-manager" -l horizontal-pod-autoscaler-initial-readiness-delay -r
+complete -c k3s -n "__fish_k3s_using_subcommand controller-manager" -l horizontal-pod-autoscaler-sync-period -r
+complete -c k3s -n "__fish_k3s_using_subcommand controller-manager" -l horizontal-pod-autoscaler-tolerance -r
+complete -c k3s -n "__fish_k3s_using_subcommand controller-manager" -l http2-max-streams-per-connection -r
+complete -c k3s -n "__fish_k3s_using_subcommand controller-manager" -l kube-api-burst -r
+complete -c k3s -n "__fish_k3s_using_subcommand controller-manager" -l kube-api-content-type -r
+complete -c k3s -n "__fish_k3s_using_subcommand controller-manager" -l kube-api-qps -r
+complete -c k3s -n "__fish_k3s_using_subcommand controller-manager" -l large-cluster-size-threshold -r
+complete -c k3s -n "__fish_k3s_using_subcommand controller-manager" -l leader-elect -r
+complete -c k3s -n "__fish_k3s_using_subcommand controller-manager" -l leader-elect-lease-duration -r
+complete -c k3s -n "__fish_k3s_using_subcommand controller-manager" -l leader-elect-renew-deadline -r
+complete -c k3s -n "__fish_k3s_using_subcommand controller-manager" -l leader-elect-resource-lock -r
+complete -c k3s -n "__fish_k3s_using_subcommand controller-manager" -l leader-elect-resource-name -r
+complete -c k3s -n "__fish_k3s_using_subcommand controller-manager" -l leader-elect-resource-namespace -r
+complete -c k3s -n "__fish_k3s_using_subcommand controller-manager" -l leader-elect-retry-period -r
+complete -c k3s -n "__fish_k3s_using_subcommand controller-manager" -l leader-migration-config -r
+complete -c k3s -n "__fish_k3s_using_subcommand controller-manager" -l log-flush-frequency -r
+complete -c k3s -n "__fish_k3s_using_subcommand controller-manager" -l log-json-info-buffer-size -r
+complete -c k3s -n "__fish_k3s_using_subcommand controller-manager" -l log-json-split-stream -r
+complete -c k3s -n "__fish_k3s_using_subcommand controller-manager" -l log-text-info-buffer-size -r
+complete -c k3s -n "__fish_k3s_using_subcommand controller-manager" -l log-text-split-stream -r
+complete -c k3s -n "__fish_k3s_using_subcommand controller-manager" -l logging-format -r
+complete -c k3s -n "__fish_k3s_using_subcommand controller-manager" -l master -r
+complete -c k3s -n "__fish_k3s_using_subcommand controller-manager" -l max-endpoints-per-slice -r
+complete -c k3s -n "__fish_k3s_using_subcommand controller-manager" -l min-compatibility-version -r
+complete -c k3s -n "__fish_k3s_using_subcommand controller-manager" -l min-resync-period -r
+complete -c k3s -n "__fish_k3s_using_subcommand controller-manager" -l mirroring-concurrent-service-endpoint-syncs -r
+complete -c k3s -n "__fish_k3s_using_subcommand controller-manager" -l mirroring-endpointslice-updates-batch-period -r
+complete -c k3s -n "__fish_k3s_using_subcommand controller-manager" -l mirroring-max-endpoints-per-subset -r
+complete -c k3s -n "__fish_k3s_using_subcommand controller-manager" -l namespace-sync-period -r
+complete -c k3s -n "__fish_k3s_using_subcommand controller-manager" -l node-eviction-rate -r
+complete -c k3s -n "__fish_k3s_using_subcommand controller-manager" -l node-monitor-period -r
+complete -c k3s -n "__fish_k3s_using_subcommand controller-manager" -l node-startup-grace-period -r
+complete -c k3s -n "__fish_k3s_using_subcommand controller-manager" -l permit-address-sharing -r
+complete -c k3s -n "__fish_k3s_using_subcommand controller-manager" -l permit-port-sharing -r
+complete -c k3s -n "__fish_k3s_using_subcommand controller-manager" -l profiling -r
+complete -c k3s -n "__fish_k3s_using_subcommand controller-manager" -l pv-recycler-increment-timeout-nfs -r
+complete -c k3s -n "__fish_k3s_using_subcommand controller-manager" -l pv-recycler-minimum-timeout-hostpath -r
+complete -c k3s -n "__fish_k3s_using_subcommand controller-manager" -l pv-recycler-minimum-timeout-nfs -r
+complete -c k3s -n "__fish_k3s_using_subcommand controller-manager" -l pv-recycler-pod-template-filepath-hostpath -r
+complete -c k3s -n "__fish_k3s_using_subcommand controller-manager" -l pv-recycler-pod-template-filepath-nfs -r
+complete -c k3s -n "__fish_k3s_using_subcommand controller-manager" -l pv-recycler-timeout-increment-hostpath -r
+complete -c k3s -n "__fish_k3s_using_subcommand controller-manager" -l pvclaimbinder-sync-period -r
+complete -c k3s -n "__fish_k3s_using_subcommand controller-manager" -l requestheader-allowed-names -r
+complete -c k3s -n "__fish_k3s_using_subcommand controller-manager" -l requestheader-client-ca-file -r
+complete -c k3s -n "__fish_k3s_using_subcommand controller-manager" -l requestheader-extra-headers-prefix -r
+complete -c k3s -n "__fish_k3s_using_subcommand controller-manager" -l requestheader-group-headers -r
+complete -c k3s -n "__fish_k3s_using_subcommand controller-manager" -l requestheader-uid-headers -r
+complete -c k3s -n "__fish_k3s_using_subcommand controller-manager" -l requestheader-username-headers -r
+complete -c k3s -n "__fish_k3s_using_subcommand controller-manager" -l resource-quota-sync-period -r
+complete -c k3s -n "__fish_k3s_using_subcommand controller-manager" -l route-reconciliation-period -r
+complete -c k3s -n "__fish_k3s_using_subcommand controller-manager" -l secondary-node-eviction-rate -r
+complete -c k3s -n "__fish_k3s_using_subcommand controller-manager" -l show-hidden-metrics-for-version -r
+complete -c k3s -n "__fish_k3s_using_subcommand controller-manager" -l tls-cipher-suites -r
+complete -c k3s -n "__fish_k3s_using_subcommand controller-manager" -l tls-curve-preferences -r
+complete -c k3s -n "__fish_k3s_using_subcommand controller-manager" -l tls-min-version -r
+complete -c k3s -n "__fish_k3s_using_subcommand controller-manager" -l tls-sni-cert-key -r
+complete -c k3s -n "__fish_k3s_using_subcommand controller-manager" -l unhealthy-zone-threshold -r
+complete -c k3s -n "__fish_k3s_using_subcommand controller-manager" -l unsupported-kube-api-over-localhost -r
+complete -c k3s -n "__fish_k3s_using_subcommand controller-manager" -l use-service-account-credentials -r
+complete -c k3s -n "__fish_k3s_using_subcommand controller-manager" -s v -l v -r
+complete -c k3s -n "__fish_k3s_using_subcommand controller-manager" -l vmodule -r
 complete -c k3s -n "__fish_k3s_using_subcommand controller-manager" -s h -l help -d 'Print help'
 complete -c k3s -n "__fish_k3s_using_subcommand controller-manager" -s V -l version -d 'Print version'
 complete -c k3s -n "__fish_k3s_using_subcommand scheduler" -l kubeconfig -d 'Kubeconfig with the identity to use' -r -F
@@ -422,6 +543,60 @@ complete -c k3s -n "__fish_k3s_using_subcommand scheduler" -l bind-address -d 'A
 complete -c k3s -n "__fish_k3s_using_subcommand scheduler" -l secure-port -d 'Port to serve health and metrics on' -r
 complete -c k3s -n "__fish_k3s_using_subcommand scheduler" -l tls-cert-file -d 'Certificate for the health and metrics port; plain HTTP without' -r -F
 complete -c k3s -n "__fish_k3s_using_subcommand scheduler" -l tls-private-key-file -d 'Private key for the health and metrics port' -r -F
+complete -c k3s -n "__fish_k3s_using_subcommand scheduler" -l allow-metric-labels -r
+complete -c k3s -n "__fish_k3s_using_subcommand scheduler" -l allow-metric-labels-manifest -r
+complete -c k3s -n "__fish_k3s_using_subcommand scheduler" -l authentication-kubeconfig -r
+complete -c k3s -n "__fish_k3s_using_subcommand scheduler" -l authentication-skip-lookup -r
+complete -c k3s -n "__fish_k3s_using_subcommand scheduler" -l authentication-token-webhook-cache-ttl -r
+complete -c k3s -n "__fish_k3s_using_subcommand scheduler" -l authentication-tolerate-lookup-failure -r
+complete -c k3s -n "__fish_k3s_using_subcommand scheduler" -l authorization-always-allow-paths -r
+complete -c k3s -n "__fish_k3s_using_subcommand scheduler" -l authorization-kubeconfig -r
+complete -c k3s -n "__fish_k3s_using_subcommand scheduler" -l authorization-webhook-cache-authorized-ttl -r
+complete -c k3s -n "__fish_k3s_using_subcommand scheduler" -l authorization-webhook-cache-unauthorized-ttl -r
+complete -c k3s -n "__fish_k3s_using_subcommand scheduler" -l cert-dir -r
+complete -c k3s -n "__fish_k3s_using_subcommand scheduler" -l client-ca-file -r
+complete -c k3s -n "__fish_k3s_using_subcommand scheduler" -l contention-profiling -r
+complete -c k3s -n "__fish_k3s_using_subcommand scheduler" -l disable-http2-serving -r
+complete -c k3s -n "__fish_k3s_using_subcommand scheduler" -l disabled-metrics -r
+complete -c k3s -n "__fish_k3s_using_subcommand scheduler" -l emulated-version -r
+complete -c k3s -n "__fish_k3s_using_subcommand scheduler" -l feature-gates -r
+complete -c k3s -n "__fish_k3s_using_subcommand scheduler" -l http2-max-streams-per-connection -r
+complete -c k3s -n "__fish_k3s_using_subcommand scheduler" -l kube-api-burst -r
+complete -c k3s -n "__fish_k3s_using_subcommand scheduler" -l kube-api-content-type -r
+complete -c k3s -n "__fish_k3s_using_subcommand scheduler" -l kube-api-qps -r
+complete -c k3s -n "__fish_k3s_using_subcommand scheduler" -l leader-elect -r
+complete -c k3s -n "__fish_k3s_using_subcommand scheduler" -l leader-elect-lease-duration -r
+complete -c k3s -n "__fish_k3s_using_subcommand scheduler" -l leader-elect-renew-deadline -r
+complete -c k3s -n "__fish_k3s_using_subcommand scheduler" -l leader-elect-resource-lock -r
+complete -c k3s -n "__fish_k3s_using_subcommand scheduler" -l leader-elect-resource-name -r
+complete -c k3s -n "__fish_k3s_using_subcommand scheduler" -l leader-elect-resource-namespace -r
+complete -c k3s -n "__fish_k3s_using_subcommand scheduler" -l leader-elect-retry-period -r
+complete -c k3s -n "__fish_k3s_using_subcommand scheduler" -l log-flush-frequency -r
+complete -c k3s -n "__fish_k3s_using_subcommand scheduler" -l log-json-info-buffer-size -r
+complete -c k3s -n "__fish_k3s_using_subcommand scheduler" -l log-json-split-stream -r
+complete -c k3s -n "__fish_k3s_using_subcommand scheduler" -l log-text-info-buffer-size -r
+complete -c k3s -n "__fish_k3s_using_subcommand scheduler" -l log-text-split-stream -r
+complete -c k3s -n "__fish_k3s_using_subcommand scheduler" -l logging-format -r
+complete -c k3s -n "__fish_k3s_using_subcommand scheduler" -l master -r
+complete -c k3s -n "__fish_k3s_using_subcommand scheduler" -l min-compatibility-version -r
+complete -c k3s -n "__fish_k3s_using_subcommand scheduler" -l permit-address-sharing -r
+complete -c k3s -n "__fish_k3s_using_subcommand scheduler" -l permit-port-sharing -r
+complete -c k3s -n "__fish_k3s_using_subcommand scheduler" -l profiling -r
+complete -c k3s -n "__fish_k3s_using_subcommand scheduler" -l requestheader-allowed-names -r
+complete -c k3s -n "__fish_k3s_using_subcommand scheduler" -l requestheader-client-ca-file -r
+complete -c k3s -n "__fish_k3s_using_subcommand scheduler" -l requestheader-extra-headers-prefix -r
+complete -c k3s -n "__fish_k3s_using_subcommand scheduler" -l requestheader-group-headers -r
+complete -c k3s -n "__fish_k3s_using_subcommand scheduler" -l requestheader-uid-headers -r
+complete -c k3s -n "__fish_k3s_using_subcommand scheduler" -l requestheader-username-headers -r
+complete -c k3s -n "__fish_k3s_using_subcommand scheduler" -l show-hidden-metrics-for-version -r
+complete -c k3s -n "__fish_k3s_using_subcommand scheduler" -l tls-cipher-suites -r
+complete -c k3s -n "__fish_k3s_using_subcommand scheduler" -l tls-curve-preferences -r
+complete -c k3s -n "__fish_k3s_using_subcommand scheduler" -l tls-min-version -r
+complete -c k3s -n "__fish_k3s_using_subcommand scheduler" -l tls-sni-cert-key -r
+complete -c k3s -n "__fish_k3s_using_subcommand scheduler" -l unsupported-kube-api-over-localhost -r
+complete -c k3s -n "__fish_k3s_using_subcommand scheduler" -s v -l v -r
+complete -c k3s -n "__fish_k3s_using_subcommand scheduler" -l vmodule -r
+complete -c k3s -n "__fish_k3s_using_subcommand scheduler" -l write-config-to -r
 complete -c k3s -n "__fish_k3s_using_subcommand scheduler" -s h -l help -d 'Print help'
 complete -c k3s -n "__fish_k3s_using_subcommand scheduler" -s V -l version -d 'Print version'
 complete -c k3s -n "__fish_k3s_using_subcommand kubelet" -l kubeconfig -d 'Kubeconfig for the API server; without it only static pods run' -r -F

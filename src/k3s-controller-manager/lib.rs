@@ -59,6 +59,12 @@ pub struct Args {
     /// Prefix length of a node's pod range; 24 for IPv4 and 64 for IPv6 when not given
     #[arg(long)]
     pub node_cidr_mask_size: Option<u8>,
+    /// Prefix length of a node's IPv4 range, instead of the common one
+    #[arg(long)]
+    pub node_cidr_mask_size_ipv4: Option<u8>,
+    /// Prefix length of a node's IPv6 range, instead of the common one
+    #[arg(long)]
+    pub node_cidr_mask_size_ipv6: Option<u8>,
     /// CA certificate that signs certificates for certificate signing requests
     #[arg(long)]
     pub cluster_signing_cert_file: Option<PathBuf>,

@@ -11,7 +11,7 @@ use clap::error::ErrorKind;
 use clap::{ArgMatches, Args, Command, FromArgMatches};
 use daemon::{Component, Flavour};
 
-use crate::cli;
+use crate::{cli, upstream};
 
 /// One component of the executable.
 pub(crate) struct Entry {
@@ -30,12 +30,17 @@ macro_rules! component {
             main: |args| {
                 let entry = find($krate::COMPONENT.name).expect("the entry that is running");
                 let matches = entry.clap().get_matches_from(args);
+                let judged = upstream::check($krate::COMPONENT.name, &matches);
                 match $krate::Args::from_arg_matches(&matches) {
                     Ok(args) => {
                         let configuration = configuration(&entry.clap(), &matches);
-                        daemon::main(&$krate::COMPONENT, Flavour::$flavour, configuration, |cx| {
-                            $krate::run(cx, args)
-                        })
+                        let run = |cx| async move {
+                            for warning in judged.map_err(daemon::ConfigError)? {
+                                tracing::warn!("{warning}");
+                            }
+                            $krate::run(cx, args).await
+                        };
+                        daemon::main(&$krate::COMPONENT, Flavour::$flavour, configuration, run)
                     }
                     Err(err) => err.exit(),
                 }
@@ -69,7 +74,7 @@ pub(crate) fn accepts(component: &str, arg: &str) -> Result<(), String> {
     match entry.clap().try_get_matches_from([component, &flag]) {
         // What else it needs comes from the role.
         Err(err) if err.kind() == ErrorKind::MissingRequiredArgument => Ok(()),
-        Ok(_) => Ok(()),
+        Ok(matches) => upstream::check(entry.component.name, &matches).map(drop),
         Err(err) => {
             let text = err.to_string();
             Err(text.lines().next().unwrap_or_default().trim_start_matches("error: ").to_owned())
@@ -88,10 +93,17 @@ pub(crate) fn cli() -> Command {
 impl Entry {
     /// The component's command line.
     pub(crate) fn clap(&self) -> Command {
-        (self.command)(Command::new(self.component.name))
+        upstream::augment((self.command)(Command::new(self.component.name)))
             .about(self.about)
             .version(env!("CARGO_PKG_VERSION"))
             .args_override_self(true)
+    }
+
+    /// The flags that the component itself reads.
+    #[cfg(test)]
+    pub(crate) fn own_flags(&self) -> Vec<String> {
+        let command = (self.command)(Command::new(self.component.name));
+        command.get_arguments().filter_map(|it| it.get_long().map(str::to_owned)).collect()
     }
 
     /// Runs the component in this process; `args` begins with the name.

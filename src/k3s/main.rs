@@ -26,6 +26,7 @@ mod token;
 mod tools;
 mod trust;
 mod units;
+mod upstream;
 
 use std::ffi::OsString;
 use std::path::Path;

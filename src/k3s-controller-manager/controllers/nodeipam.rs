@@ -47,7 +47,12 @@ async fn reconcile(cx: &Cx, key: &Key) -> Result<Action> {
     if !node.spec.pod_cidr.is_empty() || node.metadata.is_deleting() {
         return Ok(Action::Done);
     }
-    let Some(cidr) = plan(cx.args.cluster_cidr, cx.args.node_cidr_mask_size, &nodes.list()) else {
+    let of_family = match cx.args.cluster_cidr {
+        IpNetwork::V4(_) => cx.args.node_cidr_mask_size_ipv4,
+        IpNetwork::V6(_) => cx.args.node_cidr_mask_size_ipv6,
+    };
+    let mask_size = of_family.or(cx.args.node_cidr_mask_size);
+    let Some(cidr) = plan(cx.args.cluster_cidr, mask_size, &nodes.list()) else {
         let about = ObjectReference::new(&NODES, &node.metadata);
         let message = format!("Node {} status is now: CIDRNotAvailable", key.name);
         cx.recorder.event(&about, EventType::Normal, "CIDRNotAvailable", message);
