@@ -20,6 +20,8 @@ pub struct Status {
     pub message: String,
     /// `details`, or null for none.
     pub details: Value,
+    /// The token that continues a list which cannot be continued as it was.
+    pub next: Option<String>,
     /// What the client is told besides, in `Warning` headers.
     pub warnings: Vec<String>,
 }
@@ -69,6 +71,7 @@ impl Status {
             reason: reason.into(),
             message: message.into(),
             details: Value::Null,
+            next: None,
             warnings: Vec::new(),
         }
     }
@@ -225,6 +228,9 @@ impl Status {
         }
         if !self.details.is_null() {
             value["details"] = self.details.clone();
+        }
+        if let Some(next) = &self.next {
+            value["metadata"]["continue"] = next.as_str().into();
         }
         value
     }

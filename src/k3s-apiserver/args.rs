@@ -24,6 +24,9 @@ pub struct Args {
     /// Prefix of all keys in the store (only the default is supported)
     #[arg(long, default_value = "/registry")]
     pub etcd_prefix: String,
+    /// How often old revisions of the store are given up, in Go's notation (0 for never)
+    #[arg(long, default_value = "5m0s")]
+    pub etcd_compaction_interval: String,
     /// Port of HTTPS
     #[arg(long, default_value_t = 6443)]
     pub secure_port: u16,

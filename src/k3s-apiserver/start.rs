@@ -25,7 +25,7 @@ use crate::flowcontrol::FlowControl;
 use crate::kinds::Kinds;
 use crate::metrics::Metrics;
 use crate::remote::Remote;
-use crate::storage::{Storage, Writers, feed};
+use crate::storage::{Storage, Writers, compact, feed};
 use crate::supervisor::agents::Agents;
 use crate::tls::{Files, Tls};
 use crate::{aggregation, companions, custom, flowcontrol, server, startup};
@@ -43,6 +43,7 @@ pub async fn run(cx: daemon::Context, args: Args) -> anyhow::Result<()> {
         None => daemon::bind_tcp(SocketAddr::new(args.bind_address, args.secure_port))?,
     };
     let Listener::Tcp(listener) = listener else { bail!("the https socket is no TCP socket") };
+    let compaction = duration("--etcd-compaction-interval", &args.etcd_compaction_interval)?;
     let server = Arc::new(make(args, cx.stop.clone())?);
     let mut tasks: JoinSet<anyhow::Result<()>> = JoinSet::new();
     // The caches follow the store until the last request is answered: reads wait for them.
@@ -52,6 +53,13 @@ pub async fn run(cx: daemon::Context, args: Args) -> anyhow::Result<()> {
         feed::run(storage, stop).await;
         Ok(())
     });
+    if !compaction.is_zero() {
+        let (storage, stop) = (server.storage.clone(), cx.stop.clone());
+        tasks.spawn(async move {
+            compact::run(storage, compaction, stop).await;
+            Ok(())
+        });
+    }
     // Connections wait in the socket until roles and caches are there: no client is told at start
     // that it may not do what it may. A store that stays away must not keep health checks waiting.
     let mut filling = std::pin::pin!(fill(&server));
@@ -148,7 +156,7 @@ fn make(args: Args, stop: CancellationToken) -> anyhow::Result<ApiServer> {
         _ => None,
     };
     Ok(ApiServer {
-        event_ttl: event_ttl(&args.event_ttl)?,
+        event_ttl: duration("--event-ttl", &args.event_ttl)?,
         kinds,
         cluster: Cluster::new(options, storage.clone()),
         storage,
@@ -168,9 +176,11 @@ fn make(args: Args, stop: CancellationToken) -> anyhow::Result<ApiServer> {
     })
 }
 
-fn event_ttl(text: &str) -> anyhow::Result<Duration> {
+fn duration(flag: &str, text: &str) -> anyhow::Result<Duration> {
+    // Go writes zero without a unit.
+    let text = if text == "0" { "0s" } else { text };
     let span: jiff::Span =
-        text.parse().map_err(|err| ConfigError(format!("--event-ttl {text}: {err}")))?;
+        text.parse().map_err(|err| ConfigError(format!("{flag} {text}: {err}")))?;
     let duration = span.to_duration(jiff::civil::date(2000, 1, 1))?;
     Ok(Duration::try_from(duration)?)
 }

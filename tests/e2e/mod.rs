@@ -9,6 +9,7 @@ mod bad_input;
 mod bus;
 mod certificates;
 mod clients;
+mod compaction;
 mod conformance;
 mod control;
 mod controllers;
@@ -93,7 +94,7 @@ pub(crate) fn run(filter: &str) -> ExitCode {
             }
         }
     }
-    for (name, step) in [runtime::STEP, audit::STEP] {
+    for (name, step) in [runtime::STEP, audit::STEP, compaction::STEP] {
         if name.contains(filter) {
             let begun = Instant::now();
             count(name, begun, step(), "");

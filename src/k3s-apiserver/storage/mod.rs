@@ -3,6 +3,7 @@
 //! One watch on the whole store feeds all caches, so one number (`applied`) says how far they are.
 //! Invariant: nothing but `feed` changes a cache, also not our own writes.
 
+pub mod compact;
 pub mod entry;
 pub mod feed;
 pub mod keys;
@@ -47,6 +48,8 @@ pub struct Storage {
     applied: watch::Sender<i64>,
     /// The newest revision that one of our writes made.
     written: AtomicI64,
+    /// What was before this revision is shown to nobody any more.
+    compacted: AtomicI64,
     writers: Writers,
     /// One question for the store's revision at a time; waiting readers share the next answer.
     asking: Mutex<()>,
@@ -68,6 +71,7 @@ impl Storage {
             loaded_at: AtomicI64::new(0),
             applied: watch::Sender::new(0),
             written: AtomicI64::new(0),
+            compacted: AtomicI64::new(0),
             writers,
             asking: Mutex::new(()),
             asked: AtomicI64::new(0),
@@ -107,6 +111,15 @@ impl Storage {
     /// The revision that the caches are at.
     pub fn revision(&self) -> i64 {
         *self.applied.borrow()
+    }
+
+    /// Has the store given up this revision?
+    pub fn is_compacted(&self, revision: i64) -> bool {
+        revision < self.compacted.load(Ordering::Acquire)
+    }
+
+    fn give_up(&self, before: i64) {
+        self.compacted.fetch_max(before, Ordering::AcqRel);
     }
 
     /// Have the caches been filled?

@@ -39,6 +39,9 @@ const LENIENT: GeneralPurpose = GeneralPurpose::new(
 /// Bytes gathered before they are handed to the connection.
 const CHUNK: usize = 64 << 10;
 
+/// The revision of a token that continues with whatever is there.
+const LATEST: i64 = -1;
+
 /// The objects of one answer and what its `metadata` says.
 pub struct Page {
     pub entries: Vec<Arc<Entry>>,
@@ -88,6 +91,7 @@ async fn page(
     options: &ListOptions,
     filter: &Filter,
 ) -> Result<Page, Status> {
+    let mut start = None;
     let (exact, from) = if options.continue_token.is_empty() {
         let legacy = options.matching == Match::Unset && options.limit > 0;
         let exact = match options.revision {
@@ -99,11 +103,12 @@ async fn page(
         (exact, String::new())
     } else {
         let token = decode_token(&options.continue_token)?;
-        let start = match filter.namespace.as_str() {
-            "" => token.start,
+        let from = match filter.namespace.as_str() {
+            "" => token.start.clone(),
             namespace => format!("{namespace}/{}", token.start),
         };
-        ((token.rv > 0).then_some(token.rv), start)
+        start = Some(token.start);
+        ((token.rv > 0).then_some(token.rv), from)
     };
     let now = wait(call, exact.or(options.revision)).await?;
     let state = store.read();
@@ -112,9 +117,9 @@ async fn page(
     let whole = options.limit == 0 || options.revision == Some(0);
     let limit = if whole { usize::MAX } else { options.limit };
     let mut page = match exact {
+        Some(revision) if call.server.storage.is_compacted(revision) => return Err(expired(start)),
         Some(revision) if revision < state.latest() => {
-            let then = snapshot(&state, revision, filter, &from)
-                .ok_or_else(|| expired(!options.continue_token.is_empty()))?;
+            let then = snapshot(&state, revision, filter, &from).ok_or_else(|| expired(start))?;
             cut(then.values(), revision, limit, filter)
         }
         _ => cut(state.range(&filter.namespace, &from), revision, limit, filter),
@@ -144,7 +149,7 @@ fn cut<'s>(
         && let Some(last) = page.entries.last()
     {
         let key = if filter.namespace.is_empty() { &*last.key } else { last.name() };
-        page.next = Some(encode_token(revision, key));
+        page.next = Some(encode_token(revision, format!("{key}\0")));
     }
     page
 }
@@ -174,17 +179,24 @@ fn snapshot(
     Some(then)
 }
 
-fn expired(continued: bool) -> Status {
-    Status::expired(if continued {
+/// The revision is gone. Whoever continued a list at `start` may go on there with what is now.
+fn expired(start: Option<String>) -> Status {
+    let Some(start) = start else {
+        return Status::expired("The resourceVersion for the provided list is too old.");
+    };
+    let mut status = Status::expired(
         "The provided continue parameter is too old to display a consistent list result. You can \
-         start a new list without the continue parameter."
-    } else {
-        "The resourceVersion for the provided list is too old."
-    })
+         start a new list without the continue parameter, or use the continue token in this \
+         response to retrieve the remainder of the results. Continuing with the provided token \
+         results in an inconsistent list - objects that were created, modified, or deleted between \
+         the time the first chunk was returned and now may show up in the list.",
+    );
+    status.next = Some(encode_token(LATEST, start));
+    status
 }
 
-fn encode_token(revision: i64, key: &str) -> String {
-    let token = Token { v: "meta.k8s.io/v1".to_owned(), rv: revision, start: format!("{key}\0") };
+fn encode_token(revision: i64, start: String) -> String {
+    let token = Token { v: "meta.k8s.io/v1".to_owned(), rv: revision, start };
     let json = serde_json::to_vec(&token).expect("strings and numbers serialise");
     URL_SAFE_NO_PAD.encode(json)
 }
