@@ -351,7 +351,7 @@ _k3s() {
             return 0
             ;;
         k3s__subcmd__apiserver)
-            opts="-h -V --etcd-servers --etcd-cafile --etcd-certfile --etcd-keyfile --etcd-prefix --secure-port --bind-address --advertise-address --client-ca-file --tls-cert-file --tls-private-key-file --service-cluster-ip-range --service-node-port-range --service-account-issuer --service-account-key-file --service-account-signing-key-file --service-account-max-token-expiration --service-account-extend-token-expiration --api-audiences --kubelet-client-certificate --kubelet-client-key --kubelet-certificate-authority --kubelet-preferred-address-types --authorization-mode --enable-admission-plugins --disable-admission-plugins --enable-bootstrap-token-auth --anonymous-auth --allow-privileged --requestheader-client-ca-file --requestheader-allowed-names --requestheader-username-headers --requestheader-group-headers --requestheader-extra-headers-prefix --proxy-client-cert-file --proxy-client-key-file --audit-policy-file --audit-log-path --audit-log-maxage --audit-log-maxbackup --audit-log-maxsize --audit-log-format --runtime-config --event-ttl --token-auth-file --basic-auth-file --supervisor-dir --help --version"
+            opts="-h -V --etcd-servers --etcd-cafile --etcd-certfile --etcd-keyfile --etcd-prefix --etcd-compaction-interval --secure-port --bind-address --advertise-address --client-ca-file --tls-cert-file --tls-private-key-file --service-cluster-ip-range --service-node-port-range --service-account-issuer --service-account-key-file --service-account-signing-key-file --service-account-max-token-expiration --service-account-extend-token-expiration --api-audiences --kubelet-client-certificate --kubelet-client-key --kubelet-certificate-authority --kubelet-preferred-address-types --authorization-mode --enable-admission-plugins --disable-admission-plugins --enable-bootstrap-token-auth --anonymous-auth --allow-privileged --requestheader-client-ca-file --requestheader-allowed-names --requestheader-username-headers --requestheader-group-headers --requestheader-extra-headers-prefix --proxy-client-cert-file --proxy-client-key-file --audit-policy-file --audit-log-path --audit-log-maxage --audit-log-maxbackup --audit-log-maxsize --audit-log-format --runtime-config --event-ttl --token-auth-file --basic-auth-file --supervisor-dir --help --version"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -374,6 +374,10 @@ _k3s() {
                     return 0
                     ;;
                 --etcd-prefix)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --etcd-compaction-interval)
                     COMPREPLY=($(compgen -f "${cur}"))
                     return 0
                     ;;

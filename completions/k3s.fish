@@ -333,6 +333,7 @@ complete -c k3s -n "__fish_k3s_using_subcommand apiserver" -l etcd-cafile -d 'CA
 complete -c k3s -n "__fish_k3s_using_subcommand apiserver" -l etcd-certfile -d 'Client certificate towards the store' -r -F
 complete -c k3s -n "__fish_k3s_using_subcommand apiserver" -l etcd-keyfile -d 'Client key towards the store' -r -F
 complete -c k3s -n "__fish_k3s_using_subcommand apiserver" -l etcd-prefix -d 'Prefix of all keys in the store (only the default is supported)' -r
+complete -c k3s -n "__fish_k3s_using_subcommand apiserver" -l etcd-compaction-interval -d 'How often old revisions of the store are given up, in Go\'s notation (0 for never)' -r
 complete -c k3s -n "__fish_k3s_using_subcommand apiserver" -l secure-port -d 'Port of HTTPS' -r
 complete -c k3s -n "__fish_k3s_using_subcommand apiserver" -l bind-address -d 'Address of HTTPS' -r
 complete -c k3s -n "__fish_k3s_using_subcommand apiserver" -l advertise-address -d 'Address that members of the cluster reach this server at' -r
