@@ -20,8 +20,8 @@ pub struct Status {
     pub message: String,
     /// `details`, or null for none.
     pub details: Value,
-    /// The token that continues a list which cannot be continued as it was.
-    pub next: Option<String>,
+    /// `metadata`, none for an empty one. Boxed: hardly any refusal has it.
+    pub metadata: Option<Box<Value>>,
     /// What the client is told besides, in `Warning` headers.
     pub warnings: Vec<String>,
 }
@@ -71,7 +71,7 @@ impl Status {
             reason: reason.into(),
             message: message.into(),
             details: Value::Null,
-            next: None,
+            metadata: None,
             warnings: Vec::new(),
         }
     }
@@ -229,8 +229,8 @@ impl Status {
         if !self.details.is_null() {
             value["details"] = self.details.clone();
         }
-        if let Some(next) = &self.next {
-            value["metadata"]["continue"] = next.as_str().into();
+        if let Some(metadata) = &self.metadata {
+            value["metadata"] = Value::clone(metadata);
         }
         value
     }

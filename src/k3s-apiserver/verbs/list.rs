@@ -191,7 +191,7 @@ fn expired(start: Option<String>) -> Status {
          results in an inconsistent list - objects that were created, modified, or deleted between \
          the time the first chunk was returned and now may show up in the list.",
     );
-    status.next = Some(encode_token(LATEST, start));
+    status.metadata = Some(Box::new(json!({"continue": encode_token(LATEST, start)})));
     status
 }
 
