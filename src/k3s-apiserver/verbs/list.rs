@@ -365,7 +365,7 @@ mod tests {
 
     #[test]
     fn continue_tokens_come_back_and_forged_ones_are_refused() {
-        let token = decode_token(&encode_token(7, "ns/a")).unwrap();
+        let token = decode_token(&encode_token(7, "ns/a\0".to_owned())).unwrap();
         assert_eq!((token.rv, token.start.as_str()), (7, "ns/a\0"));
         let message = decode_token("garbage").unwrap_err().message;
         assert_eq!(
