@@ -239,7 +239,8 @@ mod tests {
 
     #[test]
     fn durations_are_read_in_gos_notation() {
-        assert_eq!(event_ttl("1h0m0s").unwrap(), Duration::from_secs(3600));
-        assert!(event_ttl("soon").is_err());
+        assert_eq!(duration("--event-ttl", "1h0m0s").unwrap(), Duration::from_secs(3600));
+        assert!(duration("--event-ttl", "soon").is_err());
+        assert!(duration("--event-ttl", "0").unwrap().is_zero());
     }
 }
