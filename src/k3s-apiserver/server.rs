@@ -94,8 +94,9 @@ async fn connection(
     if stream.set_nodelay(true).is_err() {
         return;
     }
-    let acceptor = TlsAcceptor::from(tls.config());
-    let stream = match timeout(HANDSHAKE_MAX, acceptor.accept(stream)).await {
+    // On the heap: a connection lives longer than its handshake and is thousands.
+    let handshake = Box::pin(timeout(HANDSHAKE_MAX, TlsAcceptor::from(tls.config()).accept(stream)));
+    let stream = match handshake.await {
         Ok(Ok(stream)) => stream,
         Ok(Err(err)) => return debug!(%address, %err, "Refused a TLS handshake"),
         Err(_) => return debug!(%address, "Gave up a slow TLS handshake"),
@@ -109,7 +110,9 @@ async fn connection(
     let service = service_fn(move |request| {
         let (server, peer) = (server.clone(), peer.clone());
         asked.store(true, Ordering::Relaxed);
-        async move {
+        // On the heap, so that what answering takes is given back when an endless answer begins:
+        // a stream of HTTP/2 keeps the room of this future as long as it lives.
+        Box::pin(async move {
             let mut response = filter::handle(&server, &peer, request).await;
             if http1
                 && server.stop.is_cancelled()
@@ -118,7 +121,7 @@ async fn connection(
                 response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
             }
             Ok::<_, std::convert::Infallible>(response)
-        }
+        })
     });
     let end = async {
         stop.cancelled().await;
@@ -141,7 +144,7 @@ async fn connection(
         .keep_alive_interval(Some(Duration::from_secs(30)))
         .keep_alive_timeout(Duration::from_secs(15));
     let io = TokioIo::new(stream);
-    let mut connection = std::pin::pin!(builder.serve_connection_with_upgrades(io, service));
+    let mut connection = Box::pin(builder.serve_connection_with_upgrades(io, service));
     let ended = tokio::select! {
         ended = connection.as_mut() => ended,
         () = end => {

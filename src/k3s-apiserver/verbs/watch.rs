@@ -182,7 +182,8 @@ impl Watcher {
             };
             if !events.is_empty() {
                 self.place += events.len() as u64;
-                let events = match self.converted(events).await {
+                // On the heap: a watch that waits would keep the room that conversion takes.
+                let events = match Box::pin(self.converted(events)).await {
                     Ok(events) => events,
                     Err(status) => {
                         self.finished = true;
