@@ -95,7 +95,8 @@ async fn connection(
         return;
     }
     // On the heap: a connection lives longer than its handshake and is thousands.
-    let handshake = Box::pin(timeout(HANDSHAKE_MAX, TlsAcceptor::from(tls.config()).accept(stream)));
+    let handshake =
+        Box::pin(timeout(HANDSHAKE_MAX, TlsAcceptor::from(tls.config()).accept(stream)));
     let stream = match handshake.await {
         Ok(Ok(stream)) => stream,
         Ok(Err(err)) => return debug!(%address, %err, "Refused a TLS handshake"),
