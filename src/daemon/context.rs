@@ -94,6 +94,11 @@ impl Context {
         self.identity.reload.subscribe()
     }
 
+    /// What is in effect, by flag.
+    pub fn configuration(&self) -> &BTreeMap<String, String> {
+        &self.identity.configuration
+    }
+
     pub(crate) fn identity(&self) -> &Identity {
         &self.identity
     }

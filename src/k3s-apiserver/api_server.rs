@@ -1,5 +1,6 @@
 //! What every request needs: the kinds, the storage, the rules.
 
+use std::collections::BTreeMap;
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -25,6 +26,9 @@ use crate::supervisor::agents::Agents;
 /// The API server's shared state.
 pub struct ApiServer {
     pub args: Args,
+    /// What is in effect, by flag.
+    pub configuration: BTreeMap<String, String>,
+    pub begun: Timestamp,
     pub kinds: Kinds,
     pub storage: Arc<Storage>,
     pub cluster: Cluster,

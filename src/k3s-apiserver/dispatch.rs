@@ -12,7 +12,7 @@ use crate::body::{Body, refusal, text};
 use crate::filter::{Call, read_body};
 use crate::kinds::Kind;
 use crate::negotiate::{Accept, CUSTOM_ACCEPTED};
-use crate::{documents, health, verbs};
+use crate::{documents, health, verbs, zpages};
 
 /// Answers an authorised request.
 pub async fn dispatch(call: Call<'_>, body: Incoming) -> Result<Response<Body>, Status> {
@@ -143,8 +143,14 @@ async fn plain(call: &Call<'_>) -> Result<Response<Body>, Status> {
             Ok(text(StatusCode::OK, call.server.flow_control.dump()))
         }
         "/version" if get => Ok(health::version()),
+        "/flagz" if get => zpages::flags(call),
+        "/statusz" if get => zpages::status(call),
+        "/metrics/slis" if get => {
+            Ok(text(StatusCode::OK, call.server.metrics.render_checks(call.server.begun)))
+        }
         "/metrics" if get => {
             let mut all = call.server.metrics.render();
+            all.push_str(&call.server.metrics.render_checks(call.server.begun));
             call.server.flow_control.render(&mut all);
             Ok(text(StatusCode::OK, all))
         }

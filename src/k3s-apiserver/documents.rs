@@ -246,6 +246,11 @@ fn openapi_v3(call: &Call<'_>, rest: &[&str]) -> Result<Response<Body>, Status> 
 
 /// `GET /`
 fn index(call: &Call<'_>) -> Result<Response<Body>, Status> {
+    Ok(document(&json!({"paths": paths(call)})))
+}
+
+/// What is served besides objects, sorted.
+pub fn paths(call: &Call<'_>) -> Vec<String> {
     let mut paths =
         vec!["/api".to_owned(), "/api/v1".to_owned(), "/apis".to_owned(), "/apis/".to_owned()];
     for group in groups(call).iter().filter(|group| !group.name.is_empty()) {
@@ -255,15 +260,18 @@ fn index(call: &Call<'_>) -> Result<Response<Body>, Status> {
     }
     let others = [
         "/.well-known/openid-configuration",
+        "/flagz",
         "/metrics",
+        "/metrics/slis",
         "/openapi/v2",
         "/openapi/v3",
         "/openapi/v3/",
         "/openid/v1/jwks",
+        "/statusz",
         "/version",
     ];
     paths.extend(others.map(str::to_owned));
     paths.extend(crate::health::paths());
     paths.sort();
-    Ok(document(&json!({"paths": paths})))
+    paths
 }

@@ -10,9 +10,14 @@ use serde_json::json;
 use crate::body::{Body, json, text};
 use crate::filter::Call;
 
+/// The version of the executable.
+pub const VERSION: &str = env!("CARGO_PKG_VERSION");
+/// The level of the API that it serves.
+pub const LEVEL: &str = "1.36";
+
 /// What the server says it is: the API level in upstream's form.
 pub fn version() -> Response<Body> {
-    let full = env!("CARGO_PKG_VERSION");
+    let full = VERSION;
     let mut parts = full.split('.');
     json(
         StatusCode::OK,
@@ -190,6 +195,7 @@ pub fn check(call: &Call<'_>, path: &str) -> Response<Body> {
         return text(StatusCode::NOT_FOUND, "404 page not found\n");
     }
     for check in all.iter().filter(|check| only.is_none_or(|name| name == check.name)) {
+        call.server.metrics.note_check(check.name, kind, check.ok);
         if excluded.contains(&check.name) {
             report.push_str(&format!("[+]{} excluded: ok\n", check.name));
         } else if check.ok {

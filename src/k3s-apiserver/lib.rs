@@ -39,6 +39,7 @@ pub mod supervisor;
 pub mod tls;
 pub mod user;
 pub mod verbs;
+pub mod zpages;
 
 pub use args::Args;
 pub use start::run;

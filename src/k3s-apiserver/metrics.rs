@@ -6,6 +6,8 @@ use std::sync::atomic::{AtomicI64, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
+use jiff::Timestamp;
+
 /// What is counted about requests. The label sets are bounded by the tables of kinds and verbs.
 #[derive(Debug, Default)]
 pub struct Metrics {
@@ -13,6 +15,8 @@ pub struct Metrics {
     /// Everything else, by name and labels.
     counters: Mutex<BTreeMap<(&'static str, String), u64>>,
     times: Mutex<BTreeMap<(&'static str, String), Series>>,
+    /// Health checks by name and page.
+    checks: Mutex<BTreeMap<(&'static str, String), Checked>>,
     /// Requests in progress, without watches.
     pub inflight: AtomicI64,
     pub watches: AtomicI64,
@@ -35,7 +39,50 @@ struct Series {
     seconds: f64,
 }
 
+/// How a health check went.
+#[derive(Clone, Copy, Debug, Default)]
+struct Checked {
+    is_ok: bool,
+    successes: u64,
+    errors: u64,
+}
+
 impl Metrics {
+    /// Notes how a health check went on one of the pages (`readyz`).
+    pub fn note_check(&self, name: &'static str, page: &str, is_ok: bool) {
+        let mut checks = self.checks.lock().unwrap_or_else(PoisonError::into_inner);
+        let checked = checks.entry((name, page.to_owned())).or_default();
+        checked.is_ok = is_ok;
+        *(if is_ok { &mut checked.successes } else { &mut checked.errors }) += 1;
+    }
+
+    /// The health checks and the start of the process, as Prometheus reads them.
+    pub fn render_checks(&self, begun: Timestamp) -> String {
+        let checks = self.checks.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let mut out = String::from("# TYPE kubernetes_healthcheck gauge\n");
+        for ((name, page), checked) in &checks {
+            let (labels, ok) =
+                (format!("name=\"{name}\",type=\"{page}\""), u8::from(checked.is_ok));
+            let _infallible = writeln!(out, "kubernetes_healthcheck{{{labels}}} {ok}");
+        }
+        out.push_str("# TYPE kubernetes_healthchecks_total counter\n");
+        for ((name, page), checked) in &checks {
+            for (status, count) in [("error", checked.errors), ("success", checked.successes)] {
+                let labels = format!("name=\"{name}\",status=\"{status}\",type=\"{page}\"");
+                if count > 0 {
+                    let _infallible =
+                        writeln!(out, "kubernetes_healthchecks_total{{{labels}}} {count}");
+                }
+            }
+        }
+        let seconds = begun.as_second();
+        let _infallible = writeln!(
+            out,
+            "# TYPE process_start_time_seconds gauge\nprocess_start_time_seconds {seconds}"
+        );
+        out
+    }
+
     /// Counts one answered request.
     pub fn count(&self, labels: Labels, took: Duration) {
         let mut requests = self.requests.lock().unwrap_or_else(PoisonError::into_inner);

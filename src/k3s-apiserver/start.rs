@@ -44,7 +44,7 @@ pub async fn run(cx: daemon::Context, args: Args) -> anyhow::Result<()> {
     };
     let Listener::Tcp(listener) = listener else { bail!("the https socket is no TCP socket") };
     let compaction = duration("--etcd-compaction-interval", &args.etcd_compaction_interval)?;
-    let server = Arc::new(make(args, cx.stop.clone())?);
+    let server = Arc::new(make(args, &cx)?);
     let mut tasks: JoinSet<anyhow::Result<()>> = JoinSet::new();
     // The caches follow the store until the last request is answered: reads wait for them.
     let drained = CancellationToken::new();
@@ -130,7 +130,7 @@ async fn fill(server: &ApiServer) -> anyhow::Result<()> {
     startup::run(server).await
 }
 
-fn make(args: Args, stop: CancellationToken) -> anyhow::Result<ApiServer> {
+fn make(args: Args, cx: &daemon::Context) -> anyhow::Result<ApiServer> {
     if args.etcd_prefix != "/registry" {
         bail!(ConfigError(format!(
             "--etcd-prefix {}: only /registry is supported",
@@ -162,7 +162,9 @@ fn make(args: Args, stop: CancellationToken) -> anyhow::Result<ApiServer> {
         storage,
         metrics: Metrics::default(),
         auth,
-        stop,
+        stop: cx.stop.clone(),
+        configuration: cx.configuration().clone(),
+        begun: jiff::Timestamp::now(),
         started: AtomicBool::new(false),
         agents: Agents::default(),
         remote: Remote::new(proxy),
