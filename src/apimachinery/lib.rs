@@ -15,6 +15,8 @@ pub mod json;
 pub mod jsonpath;
 pub mod meta;
 pub mod patch;
+#[cfg(test)]
+mod properties;
 pub mod protobuf;
 pub mod quantity;
 pub mod selector;
