@@ -101,6 +101,15 @@ pub async fn wait_until_ready(client: &Client, stop: &CancellationToken) -> Resu
     }
 }
 
+/// A client for this address alone, which may have a path; `name` stands in for the host's when the
+/// server's certificate is checked.
+pub fn connect_to(url: &str, tls: ClientConfig, name: Option<String>) -> Result<Client> {
+    let mut config = Config::new(url.parse().with_context(|| format!("{url:?} is no URL"))?);
+    config.connect_timeout = Some(CONNECT_TIMEOUT);
+    config.tls_server_name = name;
+    build(config, Some(tls))
+}
+
 fn build(config: Config, tls: Option<ClientConfig>) -> Result<Client> {
     let tls = match tls {
         Some(tls) => tls,

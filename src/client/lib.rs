@@ -14,7 +14,7 @@ mod resource;
 mod rest;
 mod store;
 
-pub use connect::{connect, user_agent, wait_until_ready};
+pub use connect::{connect, connect_to, user_agent, wait_until_ready};
 pub use controller::{Action, run_workers};
 pub use events::{EventSink, EventType, ObjectReference, Recorder, recorder};
 pub use k8s_openapi::apimachinery::pkg::apis::meta::v1::{MicroTime, Time};

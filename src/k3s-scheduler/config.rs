@@ -9,6 +9,7 @@ use serde::{Deserialize, de::DeserializeOwned};
 use serde_json::Value;
 
 use crate::{
+    extender::{self, Extender},
     plugins::PLUGINS,
     profile::{self, PluginArgs, Profile, SpreadDefaults, Strategy},
     types::{NodeAffinity, SpreadConstraint},
@@ -25,6 +26,7 @@ pub(crate) struct Configuration {
     pub(crate) profiles: Vec<Arc<Profile>>,
     pub(crate) backoff_initial: Duration,
     pub(crate) backoff_max: Duration,
+    pub(crate) extenders: Vec<Extender>,
 }
 
 impl Default for Configuration {
@@ -33,6 +35,7 @@ impl Default for Configuration {
             profiles: vec![Arc::new(Profile::default())],
             backoff_initial: Duration::from_secs(1),
             backoff_max: Duration::from_secs(10),
+            extenders: Vec::new(),
         }
     }
 }
@@ -46,7 +49,7 @@ struct Wire {
     pod_initial_backoff_seconds: Option<u64>,
     pod_max_backoff_seconds: Option<u64>,
     profiles: Vec<ProfileWire>,
-    extenders: Vec<Value>,
+    extenders: Vec<extender::Settings>,
     #[serde(rename = "parallelism")]
     _parallelism: Value,
     #[serde(rename = "leaderElection")]
@@ -90,9 +93,11 @@ impl Configuration {
                 wire.kind, wire.api_version
             ));
         }
-        if !wire.extenders.is_empty() {
-            return Err("extenders: are not supported by this version; remove them".into());
+        for (at, extender) in wire.extenders.iter().enumerate() {
+            extender.check(at)?;
         }
+        let ignored: Vec<String> =
+            wire.extenders.iter().flat_map(|it| it.ignored().map(str::to_owned)).collect();
         let default = Configuration::default();
         let seconds = |given: Option<u64>, default| given.map_or(default, Duration::from_secs);
         let initial = seconds(wire.pod_initial_backoff_seconds, default.backoff_initial);
@@ -111,7 +116,8 @@ impl Configuration {
         let mut names = BTreeSet::new();
         for (at, it) in wire.profiles.into_iter().enumerate() {
             let path = format!("profiles[{at}]");
-            let profile = it.read(&path, common)?;
+            let mut profile = it.read(&path, common)?;
+            profile.args.ignored_resources.extend(ignored.iter().cloned());
             if profile.scheduler_name.is_empty() {
                 return Err(format!("{path}.schedulerName: Required value"));
             }
@@ -122,9 +128,17 @@ impl Configuration {
             profiles.push(Arc::new(profile));
         }
         if profiles.is_empty() {
-            profiles.push(Arc::new(Profile { percentage: common, ..Profile::default() }));
+            let mut profile = Profile { percentage: common, ..Profile::default() };
+            profile.args.ignored_resources.extend(ignored);
+            profiles.push(Arc::new(profile));
         }
-        Ok(Configuration { profiles, backoff_initial: initial, backoff_max: most })
+        let extenders = wire.extenders.into_iter().map(extender::Settings::connect);
+        Ok(Configuration {
+            profiles,
+            backoff_initial: initial,
+            backoff_max: most,
+            extenders: extenders.collect::<Result<_, _>>()?,
+        })
     }
 }
 
@@ -381,7 +395,13 @@ mod tests {
             assert!(found.contains(want), "{text}: {found}");
         };
         check("colour: red", "unknown field `colour`");
-        check("extenders: [{}]", "extenders: are not supported");
+        check("extenders: [{}]", "extenders[0].urlPrefix: Required value");
+        check(
+            "extenders: [{urlPrefix: 'http://x', preemptVerb: p}]",
+            "extenders[0].preemptVerb: extenders have no say in preemption yet",
+        );
+        let weightless = "extenders: [{urlPrefix: 'http://x', prioritizeVerb: p}]";
+        check(weightless, "extenders[0].weight: Invalid value: 0: must have a positive weight");
         check("percentageOfNodesToScore: 101", "not in valid range [0-100]");
         check("podInitialBackoffSeconds: 11", "podMaxBackoffSeconds: Invalid value: 10");
         check("profiles: [{}, {}]", "profiles[1].schedulerName: Duplicate value");

@@ -56,6 +56,53 @@ pub(crate) struct Unschedulable {
     pub(crate) helpable: Vec<String>,
 }
 
+/// The nodes that will do, and why the others will not.
+#[derive(Debug)]
+pub(crate) struct Survey {
+    /// With their scores, when there are several.
+    pub(crate) feasible: Vec<(String, i64)>,
+    total: usize,
+    left_out: usize,
+    rejections: Vec<(String, Rejection)>,
+}
+
+impl Survey {
+    /// The best node; equals take turns.
+    pub(crate) fn best(nodes: &[(String, i64)], seed: usize) -> Option<&str> {
+        let top = nodes.iter().map(|(_, score)| *score).max()?;
+        let best: Vec<&str> = nodes
+            .iter()
+            .filter(|(_, score)| *score == top)
+            .map(|(name, _)| name.as_str())
+            .collect();
+        best.get(seed % best.len().max(1)).copied()
+    }
+
+    /// Adds what others than the plugins have against nodes.
+    pub(crate) fn reject(&mut self, plugin: &'static str, node: &str, why: &str) {
+        self.rejections.push((node.to_owned(), Rejection::unresolvable(plugin, why)));
+    }
+
+    /// Why there is no node.
+    pub(crate) fn unschedulable(self) -> Unschedulable {
+        let mut plugins: BTreeSet<_> = self.rejections.iter().map(|(_, it)| it.plugin).collect();
+        if self.left_out > 0 {
+            plugins.insert(NODE_AFFINITY);
+        }
+        Unschedulable {
+            message: explain(self.total, self.left_out, &self.rejections),
+            plugins,
+            nodes: self.total,
+            helpable: self
+                .rejections
+                .into_iter()
+                .filter(|(_, it)| it.resolvable)
+                .map(|(name, _)| name)
+                .collect(),
+        }
+    }
+}
+
 /// Decides where a pod goes. `start` rotates which nodes are looked at first. The cache is as before
 /// afterwards.
 pub(crate) fn decide(
@@ -64,23 +111,40 @@ pub(crate) fn decide(
     info: &PodInfo,
     start: usize,
 ) -> Decision {
+    match survey(cache, profile, info, start) {
+        Err(failure) => Decision::Unschedulable(failure),
+        Ok(survey) => match Survey::best(&survey.feasible, start) {
+            Some(node) => Decision::Node(node.to_owned()),
+            None => Decision::Unschedulable(survey.unschedulable()),
+        },
+    }
+}
+
+/// Looks at the nodes; an error when there is no use in that.
+pub(crate) fn survey(
+    cache: &mut Cache,
+    profile: &Profile,
+    info: &PodInfo,
+    start: usize,
+) -> Result<Survey, Unschedulable> {
     let taken = promised(cache, profile, info);
     let prepared = Prepared::new(cache, profile, info);
     let cache = &*cache;
     let total = cache.nodes.values().filter(|node| node.node.is_some()).count();
     if total == 0 {
         let message = "no nodes available to schedule pods".to_owned();
-        return Decision::Unschedulable(Unschedulable { message, ..Unschedulable::default() });
+        return Err(Unschedulable { message, ..Unschedulable::default() });
     }
     let refusals = prepared.volumes.refusal.iter().chain(&prepared.claims.refusal);
     if let Some(refusal) = refusals.into_iter().find(|it| profile.filters_by(it.plugin)) {
-        return Decision::Unschedulable(Unschedulable {
+        return Err(Unschedulable {
             message: format!("0/{total} nodes are available: {}.", refusal.reasons.join(", ")),
             plugins: [refusal.plugin].into(),
             nodes: total,
             helpable: Vec::new(),
         });
     }
+    let mut survey = Survey { feasible: Vec::new(), total, left_out: 0, rejections: Vec::new() };
     let verdict = |name: &str, node: &NodeInfo| {
         taken.get(name).cloned().or_else(|| reject(cache, &prepared, info, node))
     };
@@ -88,40 +152,27 @@ pub(crate) fn decide(
     if let Some(node) = cache.nodes.get(promise).filter(|it| it.node.is_some())
         && verdict(promise, node).is_none()
     {
-        return Decision::Node(promise.to_owned());
+        survey.feasible.push((promise.to_owned(), 0));
+        return Ok(survey);
     }
     let nodes = candidates(cache, profile, info);
+    survey.left_out = total - nodes.len();
     let enough = sample_size(nodes.len(), profile.percentage);
     let mut feasible = Vec::new();
-    let mut rejections = Vec::new();
     for at in 0..nodes.len() {
         let Some((name, node)) = nodes.get((start + at) % nodes.len()).copied() else { break };
         match verdict(name, node) {
             None => feasible.push((name, node)),
-            Some(rejection) => rejections.push((name, rejection)),
+            Some(rejection) => survey.rejections.push((name.to_owned(), rejection)),
         }
         if feasible.len() >= enough {
             break;
         }
     }
-    if let Some(name) = best(cache, &prepared, info, &feasible, start) {
-        return Decision::Node(name.to_owned());
-    }
-    let mut plugins: BTreeSet<_> = rejections.iter().map(|(_, it)| it.plugin).collect();
-    let left_out = total - nodes.len();
-    if left_out > 0 {
-        plugins.insert(NODE_AFFINITY);
-    }
-    Decision::Unschedulable(Unschedulable {
-        message: explain(total, left_out, &rejections),
-        plugins,
-        nodes: total,
-        helpable: rejections
-            .iter()
-            .filter(|(_, it)| it.resolvable)
-            .map(|(name, _)| (*name).to_owned())
-            .collect(),
-    })
+    let scores = scores(cache, &prepared, info, &feasible);
+    let names = feasible.iter().map(|(name, _)| (*name).to_owned());
+    survey.feasible = names.zip(scores).collect();
+    Ok(survey)
 }
 
 /// The nodes to look at: all, or those that the pod names.
@@ -215,37 +266,28 @@ fn reject(
     prepared.profile.filters.iter().find_map(|it| (it.filter)(cache, prepared, info, node))
 }
 
-fn best<'a>(
+fn scores(
     cache: &Cache,
     prepared: &Prepared<'_>,
     info: &PodInfo,
-    feasible: &[(&'a str, &NodeInfo)],
-    seed: usize,
-) -> Option<&'a str> {
-    if let [(name, _)] = feasible {
-        return Some(name);
-    }
+    feasible: &[(&str, &NodeInfo)],
+) -> Vec<i64> {
     let nodes: Vec<&NodeInfo> = feasible.iter().map(|(_, node)| *node).collect();
     let mut totals = vec![0_i64; nodes.len()];
-    for scoring in &prepared.profile.scores {
-        let scores = (scoring.score)(cache, prepared, info, &nodes);
-        for (total, score) in totals.iter_mut().zip(scores) {
-            *total += score * scoring.weight;
+    // One node needs no comparison.
+    if nodes.len() > 1 {
+        for scoring in &prepared.profile.scores {
+            let scores = (scoring.score)(cache, prepared, info, &nodes);
+            for (total, score) in totals.iter_mut().zip(scores) {
+                *total += score * scoring.weight;
+            }
         }
     }
-    let top = totals.iter().max().copied()?;
-    let best: Vec<&str> = feasible
-        .iter()
-        .zip(&totals)
-        .filter(|(_, total)| **total == top)
-        .map(|((name, _), _)| *name)
-        .collect();
-    // Equals take turns.
-    best.get(seed % best.len().max(1)).copied()
+    totals
 }
 
 /// Upstream's message: how many nodes fail for which reason.
-fn explain(nodes: usize, left_out: usize, rejections: &[(&str, Rejection)]) -> String {
+fn explain(nodes: usize, left_out: usize, rejections: &[(String, Rejection)]) -> String {
     let mut counts = BTreeMap::<&str, usize>::new();
     if left_out > 0 {
         counts.insert("node(s) didn't satisfy plugin(s) [NodeAffinity]", left_out);

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use client::Key;
 
 use crate::{
+    extender,
     index::{Namespaces, PodStatements},
     plugins::{
         self, DYNAMIC_RESOURCES, FIT, INTER_POD_AFFINITY, NODE_AFFINITY, NODE_NAME, NODE_PORTS,
@@ -39,6 +40,10 @@ pub(crate) enum Change {
 
 /// Whether the change may make a plugin say something else about a waiting pod.
 pub(crate) fn helps(plugin: &str, change: &Change, pod: &Pod, namespaces: &Namespaces) -> bool {
+    if plugin == extender::NAME {
+        // What moves an extender, only it knows.
+        return true;
+    }
     match change {
         Change::NodeAdded(node) => node_helps(plugin, None, node, pod),
         Change::NodeUpdated { old, new } => node_helps(plugin, Some(old), new, pod),
@@ -202,5 +207,6 @@ mod tests {
         check(VOLUME_BINDING, volume, Change::Claim(Key::new("default", "c")), true);
         check(VOLUME_BINDING, volume, Change::Claim(Key::new("default", "d")), false);
         check(FIT, volume, Change::Storage, false);
+        check(extender::NAME, "", Change::Storage, true);
     }
 }

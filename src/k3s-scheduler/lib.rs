@@ -8,6 +8,7 @@ mod binder;
 mod cache;
 mod config;
 mod devices;
+mod extender;
 mod framework;
 mod hints;
 mod index;

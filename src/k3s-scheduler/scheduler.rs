@@ -21,7 +21,8 @@ use crate::{
     binder::Binder,
     cache::{Cache, PodInfo},
     config::Configuration,
-    framework::{Decision, bindings, decide},
+    extender::{self, Extender},
+    framework::{Survey, Unschedulable, bindings, fits, survey},
     hints::Change,
     plugins::{Binding, dynamic_resources},
     preemption::{Outcome, Preemption, preempt},
@@ -44,6 +45,7 @@ struct Shared {
     binder: Binder,
     recorder: Recorder,
     profiles: Vec<Arc<Profile>>,
+    extenders: Vec<Extender>,
     state: Mutex<State>,
     wake: Notify,
 }
@@ -70,6 +72,11 @@ enum Task {
         node: String,
         bindings: Vec<Binding>,
     },
+    /// Extenders are asked about the nodes.
+    Consult {
+        info: Arc<PodInfo>,
+        survey: Survey,
+    },
     Report {
         pod: Arc<Pod>,
         message: String,
@@ -91,6 +98,39 @@ enum Promise<'a> {
 }
 
 impl State {
+    /// The pod counts on the node from now on.
+    fn assume(&mut self, info: Arc<PodInfo>, node: &str) -> Task {
+        let (pod, node) = (Arc::clone(&info.pod), node.to_owned());
+        let nothing = pod.spec.volumes.is_empty() && pod.spec.resource_claims.is_empty();
+        let bindings = match nothing {
+            true => Vec::new(),
+            false => bindings(&self.cache, &info, &node),
+        };
+        self.cache.put(info, &node);
+        if bindings.is_empty() {
+            return Task::Bind { pod, node };
+        }
+        self.reserve(&bindings, &node);
+        Task::BindVolumes { pod, node, bindings }
+    }
+
+    /// No node will do, unless others make way.
+    fn refuse(&mut self, profile: &Profile, info: &PodInfo, failure: Unschedulable) -> Task {
+        let pod = Arc::clone(&info.pod);
+        let outcome = match profile.preempts {
+            true => preempt(&mut self.cache, profile, info, &failure, self.turn),
+            false => Outcome::Disabled,
+        };
+        if let Outcome::Preempt(preemption) = &outcome {
+            preemption.demoted.iter().for_each(|key| {
+                self.cache.nominated.remove(key);
+            });
+            self.cache.nominate(&pod, &preemption.node);
+        }
+        self.queue.unschedulable(&pod.metadata.key(), failure.plugins, Instant::now());
+        unschedulable(pod, failure.message, failure.nodes, outcome)
+    }
+
     /// Keeps what a pod's claims are about to get from other pods.
     fn reserve(&mut self, bindings: &[Binding], node: &str) {
         let storage = &mut self.cache.storage;
@@ -148,6 +188,7 @@ impl Scheduler {
         state.cache.owners.stateful_sets = sources.stateful_sets.lister();
         let shared = Shared {
             profiles: configuration.profiles,
+            extenders: configuration.extenders,
             binder: Binder {
                 rest: rest.clone(),
                 claims: sources.claims.clone(),
@@ -248,39 +289,61 @@ impl Scheduler {
         let info = Arc::new(PodInfo::new(Arc::clone(&pod)));
         let turn = state.turn;
         let profile = self.profile(&pod)?;
-        match decide(&mut state.cache, profile, &info, turn) {
-            Decision::Node(node) => {
-                let nothing = pod.spec.volumes.is_empty() && pod.spec.resource_claims.is_empty();
-                let bindings = match nothing {
-                    true => Vec::new(),
-                    false => bindings(&state.cache, &info, &node),
-                };
-                state.cache.put(info, &node);
-                if bindings.is_empty() {
-                    return Some(Task::Bind { pod, node });
-                }
-                state.reserve(&bindings, &node);
-                Some(Task::BindVolumes { pod, node, bindings })
+        let found = survey(&mut state.cache, profile, &info, turn);
+        let asks = self.shared.extenders.iter().any(|it| it.is_interested(&pod));
+        Some(match found {
+            Ok(survey) if asks && !survey.feasible.is_empty() => Task::Consult { info, survey },
+            Ok(survey) => match Survey::best(&survey.feasible, turn) {
+                Some(node) => state.assume(info, node),
+                None => state.refuse(profile, &info, survey.unschedulable()),
+            },
+            Err(failure) => state.refuse(profile, &info, failure),
+        })
+    }
+
+    /// What is to be done about a pod that only extenders could judge further.
+    async fn consult(&self, info: Arc<PodInfo>, mut survey: Survey) -> Task {
+        let pod = Arc::clone(&info.pod);
+        let nodes = std::mem::take(&mut survey.feasible);
+        let shared = &self.shared;
+        let answer = extender::consult(&shared.extenders, &shared.rest, &pod, nodes).await;
+        let mut state = self.state();
+        let failed = |state: &mut State, message: String| {
+            state.queue.failed(&pod.metadata.key(), Instant::now());
+            let pod = Arc::clone(&pod);
+            Task::Report { pod, message, promise: Promise::Keep }
+        };
+        let Some(profile) = self.profile(&pod) else {
+            return failed(&mut state, format!("no profile {:?}", pod.scheduler()));
+        };
+        let answer = match answer {
+            Ok(answer) => answer,
+            Err(message) => return failed(&mut state, message),
+        };
+        let turn = state.turn;
+        let Some(node) = Survey::best(&answer.nodes, turn) else {
+            for (node, why) in &answer.failed {
+                survey.reject(extender::NAME, node, why);
             }
-            Decision::Unschedulable(failure) => {
-                let outcome = match profile.preempts {
-                    true => preempt(&mut state.cache, profile, &info, &failure, turn),
-                    false => Outcome::Disabled,
-                };
-                if let Outcome::Preempt(preemption) = &outcome {
-                    preemption.demoted.iter().for_each(|key| {
-                        state.cache.nominated.remove(key);
-                    });
-                    state.cache.nominate(&pod, &preemption.node);
-                }
-                state.queue.unschedulable(&pod.metadata.key(), failure.plugins, now);
-                Some(unschedulable(pod, failure.message, failure.nodes, outcome))
+            return state.refuse(profile, &info, survey.unschedulable());
+        };
+        // Others were placed while the extenders thought.
+        match fits(&mut state.cache, profile, &info, node) {
+            None => state.assume(info, node),
+            Some(rejection) => {
+                survey.reject(rejection.plugin, node, &rejection.reasons.join(", "));
+                let message = survey.unschedulable().message;
+                failed(&mut state, message)
             }
         }
     }
 
     async fn perform(&self, task: Task) {
         match task {
+            Task::Consult { info, survey } => {
+                let task = self.consult(info, survey).await;
+                Box::pin(self.perform(task)).await;
+            }
             Task::Bind { pod, node } => self.bind(&pod, &node).await,
             Task::BindVolumes { pod, node, bindings } => {
                 let patience = self.profile(&pod).map(|it| it.args.bind_timeout);
@@ -307,6 +370,17 @@ impl Scheduler {
 
     async fn bind(&self, pod: &Arc<Pod>, node: &str) {
         let key = pod.metadata.key();
+        if let Some(extender) = self.shared.extenders.iter().find(|it| it.binds(pod)) {
+            match extender.bind(pod, node).await {
+                Ok(()) => self.bound(pod, node),
+                Err(err) => {
+                    self.give_back(pod, false);
+                    let message = format!("binding rejected: {err}");
+                    self.fail(pod, "SchedulerError", &message, Promise::Keep).await;
+                }
+            }
+            return;
+        }
         let body = json!({
             "apiVersion": "v1", "kind": "Binding",
             "metadata": {
@@ -315,12 +389,7 @@ impl Scheduler {
             "target": {"apiVersion": "v1", "kind": "Node", "name": node},
         });
         match self.shared.rest.create_sub::<IgnoredAny>(&PODS, &key, "binding", &body).await {
-            Ok(_) => {
-                let message = format!("Successfully assigned {key} to {node}");
-                let about = ObjectReference::new(&PODS, &pod.metadata);
-                self.shared.recorder.event(&about, EventType::Normal, "Scheduled", message);
-                self.state().queue.remove(&key);
-            }
+            Ok(_) => self.bound(pod, node),
             Err(err) => {
                 self.give_back(pod, is_not_found(&err));
                 if !is_conflict(&err) && !is_not_found(&err) {
@@ -331,6 +400,14 @@ impl Scheduler {
                 }
             }
         }
+    }
+
+    fn bound(&self, pod: &Pod, node: &str) {
+        let key = pod.metadata.key();
+        let message = format!("Successfully assigned {key} to {node}");
+        let about = ObjectReference::new(&PODS, &pod.metadata);
+        self.shared.recorder.event(&about, EventType::Normal, "Scheduled", message);
+        self.state().queue.remove(&key);
     }
 
     /// A binding was refused: the pod is no longer on the node, and tried again if it still exists.

@@ -1,19 +1,26 @@
 //! What the control plane keeps for others: ranges of Services, tokens in Secrets, claims of devices,
 //! what is wrong with policies.
 
-use std::process::Command;
+use std::io::{BufRead as _, BufReader, Read as _, Write as _};
+use std::net::{TcpListener, TcpStream};
+use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use anyhow::{Result, ensure};
 
 use super::Step;
 use super::controllers::get;
-use crate::cluster::{Cluster, IMAGE, PATIENCE, apply, kubectl, kubectl_command, kubectl_fails};
+use crate::cluster::{
+    Cluster, IMAGE, PATIENCE, apply, k3s, kubectl, kubectl_command, kubectl_fails,
+};
 
 pub(super) const STEPS: &[Step] = &[
     ("a second range of Services is used, and stays while an address is in it", service_cidr),
     ("a Secret gets the token of its account, and goes with it", token_secret),
     ("a pod gets the device that its claim asks for, and gives it back", devices),
     ("a volume of a CSI driver is attached where its pod is, and detached after it", attachment),
+    ("a scheduler of its own, started as upstream's, asks its extender", extended),
     ("a policy's status says which expressions do not fit their types", policy_types),
 ];
 
@@ -185,6 +192,106 @@ spec:
     let told = get(&format!("node/{node}"), ".status.volumesAttached")?;
     ensure!(told.is_empty() || told == "[]", "the node is told of {told}");
     kubectl(&["delete", "pvc/disk", "pv/disk", "csidriver/disks.example.com"]).map(drop)
+}
+
+/// Answers as an extender: every node is refused until `open`.
+fn answer(mut stream: TcpStream, open: &AtomicBool) -> std::io::Result<()> {
+    let mut reader = BufReader::new(stream.try_clone()?);
+    let mut length = 0;
+    loop {
+        let mut line = String::new();
+        if reader.read_line(&mut line)? == 0 {
+            return Ok(());
+        }
+        let line = line.trim().to_lowercase();
+        if let Some(value) = line.strip_prefix("content-length:") {
+            length = value.trim().parse().unwrap_or(0);
+        }
+        if !line.is_empty() {
+            continue;
+        }
+        let mut body = vec![0; length];
+        reader.read_exact(&mut body)?;
+        let asked: serde_json::Value = serde_json::from_slice(&body).unwrap_or_default();
+        let answer = if open.load(Ordering::Relaxed) {
+            serde_json::json!({"NodeNames": asked["NodeNames"]})
+        } else {
+            let names = asked["NodeNames"].as_array().into_iter().flatten();
+            let failed: serde_json::Map<String, serde_json::Value> = names
+                .filter_map(|name| Some((name.as_str()?.to_owned(), "no licence".into())))
+                .collect();
+            serde_json::json!({"NodeNames": [], "FailedNodes": failed})
+        };
+        let answer = answer.to_string();
+        let head = "HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: ";
+        write!(stream, "{head}{}\r\n\r\n{answer}", answer.len())?;
+    }
+}
+
+/// A process that ends with this.
+struct Process(Child);
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+fn extended(cluster: &mut Cluster) -> Result<()> {
+    let listener = TcpListener::bind("127.0.0.1:0")?;
+    let address = listener.local_addr()?;
+    let open = Arc::new(AtomicBool::new(false));
+    let shared = Arc::clone(&open);
+    std::thread::spawn(move || {
+        for stream in listener.incoming().flatten() {
+            let open = Arc::clone(&shared);
+            std::thread::spawn(move || answer(stream, &open));
+        }
+    });
+    let config = std::env::temp_dir().join("extended.yaml");
+    std::fs::write(
+        &config,
+        format!(
+            "apiVersion: kubescheduler.config.k8s.io/v1\nkind: KubeSchedulerConfiguration\n\
+             profiles: [{{schedulerName: extended}}]\n\
+             extenders: [{{urlPrefix: 'http://{address}', filterVerb: filter, nodeCacheCapable: true}}]\n"
+        ),
+    )?;
+    let kubeconfig = "--kubeconfig=/var/lib/rancher/k3s/server/cred/scheduler.kubeconfig";
+    let flags = ["--leader-elect=false", "--v=2", "--secure-port=10299", "--profiling=false"];
+    let scheduler = Command::new(k3s())
+        .args(["scheduler", kubeconfig])
+        .args(flags)
+        .arg(format!("--config={}", config.display()))
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()?;
+    let _scheduler = Process(scheduler);
+    let pod = |name: &str| {
+        format!(
+            r#"
+apiVersion: v1
+kind: Pod
+metadata: {{ name: {name} }}
+spec:
+  schedulerName: extended
+  terminationGracePeriodSeconds: 0
+  containers: [{{ name: c, image: {IMAGE}, command: [sleep, "3600"] }}]
+"#
+        )
+    };
+    apply(&pod("unlicensed"))?;
+    cluster.wait("the extender's words", PATIENCE, || {
+        let message =
+            get("pod/unlicensed", ".status.conditions[?(@.type=='PodScheduled')].message")?;
+        Ok(message.starts_with("0/1 nodes are available: 1 no licence."))
+    })?;
+    open.store(true, Ordering::Relaxed);
+    apply(&pod("licensed"))?;
+    kubectl(&["wait", "pod/licensed", "--for=condition=Ready", "--timeout=60s"])?;
+    std::fs::remove_file(&config)?;
+    kubectl(&["delete", "pod/unlicensed", "pod/licensed"]).map(drop)
 }
 
 /// Who the API server takes the bearer of a token for.
