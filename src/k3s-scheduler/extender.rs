@@ -372,9 +372,11 @@ mod tests {
     async fn extenders_refuse_rate_and_bind() {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
-        tokio::spawn(async move {
+        let mut servers = tokio::task::JoinSet::new();
+        servers.spawn(async move {
+            let mut connections = tokio::task::JoinSet::new();
             while let Ok((stream, _)) = listener.accept().await {
-                tokio::spawn(serve(stream));
+                connections.spawn(serve(stream));
             }
         });
         let extender = |rest: Value| {
