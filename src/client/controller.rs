@@ -4,7 +4,7 @@
 use std::{fmt::Display, future::Future, hash::Hash, time::Duration};
 
 use anyhow::Result;
-use futures::{StreamExt, stream::FuturesUnordered};
+use futures::{FutureExt, StreamExt, future::BoxFuture, stream::FuturesUnordered};
 use tokio_util::sync::CancellationToken;
 
 use crate::{queue::WorkQueue, rest};
@@ -38,9 +38,22 @@ pub async fn run_workers<K, F, Fut>(
     stop: CancellationToken,
     reconcile: F,
 ) where
-    K: Hash + Eq + Ord + Clone + Display,
-    F: Fn(K) -> Fut,
-    Fut: Future<Output = Result<Action>>,
+    K: Hash + Eq + Ord + Clone + Display + Send + Sync,
+    F: Fn(K) -> Fut + Sync,
+    Fut: Future<Output = Result<Action>> + Send,
+{
+    work(controller, queue, workers, stop, &|key| reconcile(key).boxed()).await;
+}
+
+/// One loop for all reconciliations: they differ in what is on the heap.
+async fn work<'a, K>(
+    controller: &'static str,
+    queue: WorkQueue<K>,
+    workers: usize,
+    stop: CancellationToken,
+    reconcile: &'a (dyn Fn(K) -> BoxFuture<'a, Result<Action>> + Sync),
+) where
+    K: Hash + Eq + Ord + Clone + Display + Send + Sync,
 {
     let mut in_flight = FuturesUnordered::new();
     loop {

@@ -7,6 +7,7 @@
 mod connect;
 mod controller;
 mod events;
+mod follow;
 mod meta;
 mod queue;
 mod reflector;

@@ -13,31 +13,19 @@ use std::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicU64, Ordering},
     },
-    time::Duration,
 };
 
-use bytes::{Buf, BytesMut};
-use http::{Request, header};
-use http_body_util::BodyExt;
-use kube::client::Body;
-use serde::{Deserialize, de::DeserializeOwned};
-use serde_json::value::RawValue;
+use serde::de::DeserializeOwned;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    meta::{HasMeta, Key, Labels},
+    follow::{Change, Follower, Seen, Sink},
+    meta::{HasMeta, Key},
     resource::Resource,
-    rest::{Error, Rest, describe, is_gone, with_query},
+    rest::{Error, Rest},
     store::{Index, Lister},
 };
-
-const CHUNK: &str = "500";
-const WATCH_SECONDS: u64 = 540;
-const WATCH_GRACE: Duration = Duration::from_secs(30);
-const BACKOFF_MIN: Duration = Duration::from_millis(50);
-const BACKOFF_MAX: Duration = Duration::from_secs(5);
-const INITIAL_EVENTS_END: &str = "k8s.io/initial-events-end";
 
 /// A change of one object.
 #[derive(Debug)]
@@ -94,10 +82,7 @@ pub struct Reflector<T> {
 }
 
 struct Shared<T> {
-    rest: Rest,
-    resource: Resource,
-    selection: Selection,
-    metadata_only: bool,
+    follower: Follower,
     lister: Lister<T>,
     /// The newest resource version that the watch has delivered.
     seen_version: AtomicU64,
@@ -110,21 +95,6 @@ impl<T> Clone for Reflector<T> {
     fn clone(&self) -> Self {
         Reflector { shared: Arc::clone(&self.shared) }
     }
-}
-
-/// Where the watch stands.
-struct Position {
-    resource_version: String,
-    streaming: bool,
-}
-
-enum Ended {
-    /// The server closed the watch; go on from the position.
-    Closed,
-    /// The position is too old: list again.
-    Expired,
-    /// The server has no `sendInitialEvents`.
-    Unsupported,
 }
 
 impl<T: HasMeta + DeserializeOwned + Send + Sync + 'static> Reflector<T> {
@@ -149,11 +119,9 @@ impl<T: HasMeta + DeserializeOwned + Send + Sync + 'static> Reflector<T> {
         selection: Selection,
         metadata_only: bool,
     ) -> Self {
+        let rest = Rest::new(client);
         let shared = Shared {
-            rest: Rest::new(client),
-            resource,
-            selection,
-            metadata_only,
+            follower: Follower { rest, resource, selection, metadata_only },
             lister: Lister::empty(),
             seen_version: AtomicU64::new(0),
             handlers: Mutex::default(),
@@ -170,7 +138,7 @@ impl<T: HasMeta + DeserializeOwned + Send + Sync + 'static> Reflector<T> {
 
     /// What is reflected.
     pub fn resource(&self) -> &Resource {
-        &self.shared.resource
+        &self.shared.follower.resource
     }
 
     /// Adds a secondary index; best before `run`.
@@ -229,216 +197,7 @@ impl<T: HasMeta + DeserializeOwned + Send + Sync + 'static> Reflector<T> {
     pub async fn run(self, stop: CancellationToken) {
         tokio::select! {
             () = stop.cancelled() => {}
-            () = self.forever() => {}
-        }
-    }
-
-    async fn forever(&self) {
-        let mut at = Position { resource_version: String::new(), streaming: true };
-        let mut backoff = BACKOFF_MIN;
-        let mut reported = false;
-        let resource = self.shared.resource.plural.as_ref();
-        loop {
-            let outcome = if at.resource_version.is_empty() && !at.streaming {
-                self.list().await.map(|version| {
-                    at.resource_version = version;
-                    Ended::Closed
-                })
-            } else {
-                self.watch(&mut at).await
-            };
-            match outcome {
-                Ok(Ended::Closed) => {
-                    backoff = BACKOFF_MIN;
-                    reported = false;
-                    continue;
-                }
-                Ok(Ended::Unsupported) => {
-                    at.streaming = false;
-                    continue;
-                }
-                Ok(Ended::Expired) => at.resource_version.clear(),
-                Err(err) if is_gone(&err) => at.resource_version.clear(),
-                Err(err) => {
-                    if let Error::Api(status) = &err
-                        && (400..500).contains(&status.code)
-                        && status.code != 429
-                    {
-                        at.resource_version.clear();
-                    }
-                    let err = describe(&err);
-                    if reported {
-                        tracing::debug!(resource, err, "Watch failed, retrying");
-                    } else if backoff > BACKOFF_MIN {
-                        // A single failure is what every restart of the API server looks like.
-                        tracing::warn!(resource, err, "Watch failed, retrying");
-                        reported = true;
-                    }
-                }
-            }
-            tokio::time::sleep(backoff).await;
-            backoff = (backoff * 2).min(BACKOFF_MAX);
-        }
-    }
-
-    /// Lists in chunks and returns the list's version. What the first chunks hold is visible at
-    /// once; deletions are known when the last chunk has come.
-    async fn list(&self) -> Result<String, Error> {
-        let mut seen = BTreeSet::new();
-        let mut token = String::new();
-        loop {
-            let mut query = self.selectors();
-            if token.is_empty() {
-                query.push(("resourceVersion", "0"));
-            } else {
-                query.push(("continue", &token));
-            }
-            query.push(("limit", CHUNK));
-            let path = with_query(self.path(), &query);
-            let request = Request::get(path).header(header::ACCEPT, self.accept("List"));
-            let request = request.body(Vec::new()).map_err(Error::HttpError)?;
-            let list: crate::rest::List<T> = self.shared.rest.client().request(request).await?;
-            for object in list.items {
-                seen.insert(object.meta().key());
-                self.store(object);
-            }
-            if list.metadata.continue_token.is_empty() {
-                self.passed(&list.metadata.resource_version);
-                self.finish(&seen);
-                return Ok(list.metadata.resource_version);
-            }
-            token = list.metadata.continue_token;
-        }
-    }
-
-    async fn watch(&self, at: &mut Position) -> Result<Ended, Error> {
-        let seconds = WATCH_SECONDS.to_string();
-        let mut query = self.selectors();
-        query.extend([("watch", "1"), ("allowWatchBookmarks", "true")]);
-        query.push(("timeoutSeconds", &seconds));
-        let initial = at.resource_version.is_empty();
-        if initial {
-            query.push(("sendInitialEvents", "true"));
-            query.push(("resourceVersionMatch", "NotOlderThan"));
-        } else {
-            query.push(("resourceVersion", &at.resource_version));
-        }
-        let path = with_query(self.path(), &query);
-        let request = Request::get(path).header(header::ACCEPT, self.accept(""));
-        let request = request.body(Body::empty()).map_err(Error::HttpError)?;
-        let response = self.shared.rest.client().send(request).await?;
-        let status = response.status().as_u16();
-        let mut body = response.into_body();
-        if status != 200 {
-            let text = body.collect().await?.to_bytes();
-            if initial && matches!(status, 400 | 403 | 422) && at.streaming {
-                return Ok(Ended::Unsupported);
-            }
-            return Err(api_error(status, &text));
-        }
-        let deadline =
-            tokio::time::Instant::now() + Duration::from_secs(WATCH_SECONDS) + WATCH_GRACE;
-        let mut seen = initial.then(BTreeSet::new);
-        let mut lines = Lines::default();
-        loop {
-            let frame = match tokio::time::timeout_at(deadline, body.frame()).await {
-                Ok(Some(frame)) => frame?,
-                Ok(None) | Err(_) => break,
-            };
-            let Ok(data) = frame.into_data() else { continue };
-            lines.push(&data);
-            while let Some(line) = lines.next_line() {
-                if let Some(ended) = self.event(&line, at, &mut seen)? {
-                    return Ok(ended);
-                }
-            }
-        }
-        if seen.is_some() {
-            at.resource_version.clear();
-            return Ok(Ended::Expired);
-        }
-        Ok(Ended::Closed)
-    }
-
-    /// Handles one line of the watch.
-    fn event(
-        &self,
-        line: &[u8],
-        at: &mut Position,
-        seen: &mut Option<BTreeSet<Key>>,
-    ) -> Result<Option<Ended>, Error> {
-        let raw: RawEvent<'_> = serde_json::from_slice(line).map_err(Error::SerdeError)?;
-        let parse = |raw: &RawValue| -> Result<T, Error> {
-            serde_json::from_str(raw.get()).map_err(Error::SerdeError)
-        };
-        match raw.kind {
-            "ADDED" | "MODIFIED" => {
-                let object = parse(raw.object)?;
-                match seen {
-                    Some(seen) => {
-                        seen.insert(object.meta().key());
-                    }
-                    None => {
-                        at.resource_version.clone_from(&object.meta().resource_version);
-                        self.passed(&at.resource_version);
-                        if self.knows_newer(&object) {
-                            return Ok(None);
-                        }
-                    }
-                }
-                self.store(object);
-            }
-            "DELETED" => {
-                let object = parse(raw.object)?;
-                match seen {
-                    Some(seen) => {
-                        seen.remove(&object.meta().key());
-                    }
-                    None => {
-                        at.resource_version.clone_from(&object.meta().resource_version);
-                        self.passed(&at.resource_version);
-                        if self.knows_newer(&object) {
-                            return Ok(None);
-                        }
-                    }
-                }
-                if let Some(event) = self.shared.lister.remove(&object.meta().key()) {
-                    // Handlers get the last state that the server reported.
-                    let event = match event {
-                        Event::Deleted(_) => Event::Deleted(Arc::new(object)),
-                        other => other,
-                    };
-                    self.notify(&event);
-                }
-            }
-            "BOOKMARK" => {
-                let bookmark: Bookmark =
-                    serde_json::from_str(raw.object.get()).map_err(Error::SerdeError)?;
-                let ends = bookmark.metadata.annotations.contains_key(INITIAL_EVENTS_END);
-                if ends && let Some(seen) = seen.take() {
-                    self.passed(&bookmark.metadata.resource_version);
-                    self.finish(&seen);
-                }
-                if seen.is_none() {
-                    self.passed(&bookmark.metadata.resource_version);
-                    at.resource_version = bookmark.metadata.resource_version;
-                }
-            }
-            "ERROR" => {
-                let err = api_error(500, raw.object.get().as_bytes());
-                if is_gone(&err) {
-                    return Ok(Some(Ended::Expired));
-                }
-                return Err(err);
-            }
-            other => tracing::debug!(event = other, "Watch event of unknown type, ignoring"),
-        }
-        Ok(None)
-    }
-
-    fn passed(&self, version: &str) {
-        if let Ok(version) = version.parse() {
-            self.shared.seen_version.store(version, Ordering::Relaxed);
+            () = self.shared.follower.forever(&self) => {}
         }
     }
 
@@ -454,7 +213,38 @@ impl<T: HasMeta + DeserializeOwned + Send + Sync + 'static> Reflector<T> {
         }
     }
 
-    /// A complete listing has been seen: what it did not have is gone.
+    fn notify(&self, event: &Event<T>) {
+        let handlers = self.shared.handlers.lock().unwrap_or_else(PoisonError::into_inner);
+        handlers.iter().for_each(|handler| handler(event));
+        drop(handlers);
+        self.shared.changes.send_modify(|count| *count += 1);
+    }
+}
+
+impl<T: HasMeta + DeserializeOwned + Send + Sync + 'static> Sink for Reflector<T> {
+    fn take(&self, change: Change, json: &str) -> Result<Seen, Error> {
+        let object: T = serde_json::from_str(json).map_err(Error::SerdeError)?;
+        let meta = object.meta();
+        let seen = Seen { key: meta.key(), resource_version: meta.resource_version.clone() };
+        let watched = matches!(change, Change::Put | Change::Deleted { initial: false });
+        if watched {
+            self.passed(&seen.resource_version);
+            if self.knows_newer(&object) {
+                return Ok(seen);
+            }
+        }
+        match change {
+            Change::Listed | Change::Put => self.store(object),
+            Change::Deleted { .. } => {
+                if self.shared.lister.remove(&seen.key).is_some() {
+                    // Handlers get the last state that the server reported.
+                    self.notify(&Event::Deleted(Arc::new(object)));
+                }
+            }
+        }
+        Ok(seen)
+    }
+
     fn finish(&self, seen: &BTreeSet<Key>) {
         for key in self.shared.lister.keys_not_in(seen) {
             if let Some(event) = self.shared.lister.remove(&key) {
@@ -465,131 +255,13 @@ impl<T: HasMeta + DeserializeOwned + Send + Sync + 'static> Reflector<T> {
         self.shared.changes.send_modify(|count| *count += 1);
     }
 
-    fn notify(&self, event: &Event<T>) {
-        let handlers = self.shared.handlers.lock().unwrap_or_else(PoisonError::into_inner);
-        handlers.iter().for_each(|handler| handler(event));
-        drop(handlers);
-        self.shared.changes.send_modify(|count| *count += 1);
-    }
-
-    fn path(&self) -> String {
-        self.shared.resource.collection(&self.shared.selection.namespace)
-    }
-
-    fn selectors(&self) -> Vec<(&str, &str)> {
-        let selection = &self.shared.selection;
-        [("labelSelector", selection.labels.as_str()), ("fieldSelector", &selection.fields)]
-            .into_iter()
-            .filter(|(_, value)| !value.is_empty())
-            .collect()
-    }
-
-    fn accept(&self, suffix: &str) -> String {
-        if self.shared.metadata_only {
-            let kind = format!("PartialObjectMetadata{suffix}");
-            format!("application/json;as={kind};g=meta.k8s.io;v=v1,application/json")
-        } else {
-            "application/json".to_owned()
-        }
-    }
-}
-
-#[derive(Deserialize)]
-struct RawEvent<'a> {
-    #[serde(rename = "type")]
-    kind: &'a str,
-    #[serde(borrow)]
-    object: &'a RawValue,
-}
-
-#[derive(Deserialize)]
-struct Bookmark {
-    metadata: BookmarkMeta,
-}
-
-#[derive(Deserialize, Default)]
-#[serde(rename_all = "camelCase", default)]
-struct BookmarkMeta {
-    resource_version: String,
-    #[serde(deserialize_with = "crate::meta::null_default")]
-    annotations: Labels,
-}
-
-/// Cuts a byte stream into lines.
-#[derive(Default)]
-struct Lines {
-    buffer: BytesMut,
-    scanned: usize,
-}
-
-impl Lines {
-    fn push(&mut self, data: &[u8]) {
-        self.buffer.extend_from_slice(data);
-    }
-
-    fn next_line(&mut self) -> Option<BytesMut> {
-        loop {
-            let rest = self.buffer.get(self.scanned..)?;
-            let Some(at) = rest.iter().position(|byte| *byte == b'\n') else {
-                self.scanned = self.buffer.len();
-                if self.buffer.is_empty() {
-                    // Gives the memory of a burst back.
-                    self.buffer = BytesMut::new();
-                    self.scanned = 0;
-                }
-                return None;
-            };
-            let line = self.buffer.split_to(self.scanned + at);
-            self.buffer.advance(1);
-            self.scanned = 0;
-            if !line.is_empty() {
-                return Some(line);
-            }
+    fn passed(&self, version: &str) {
+        if let Ok(version) = version.parse() {
+            self.shared.seen_version.store(version, Ordering::Relaxed);
         }
     }
 }
 
 fn version(meta: &crate::meta::Meta) -> u64 {
     meta.resource_version.parse().unwrap_or(0)
-}
-
-fn api_error(code: u16, text: &[u8]) -> Error {
-    let mut status: kube::core::Status = serde_json::from_slice(text).unwrap_or_default();
-    if status.code == 0 {
-        status.code = code;
-    }
-    if status.message.is_empty() {
-        status.message =
-            String::from_utf8_lossy(text.get(..text.len().min(200)).unwrap_or(text)).into_owned();
-    }
-    Error::Api(Box::new(status))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn lines_survive_any_cut() {
-        let text = b"{\"a\":1}\n\n{\"b\":2}\n{\"c\"";
-        for cut in 0..text.len() {
-            let mut lines = Lines::default();
-            let mut found = Vec::new();
-            for part in [&text[..cut], &text[cut..]] {
-                lines.push(part);
-                while let Some(line) = lines.next_line() {
-                    found.push(String::from_utf8(line.to_vec()).unwrap());
-                }
-            }
-            assert_eq!(found, ["{\"a\":1}", "{\"b\":2}"], "cut at {cut}");
-        }
-    }
-
-    #[test]
-    fn errors_keep_the_servers_code() {
-        let err =
-            api_error(500, br#"{"kind":"Status","code":410,"reason":"Expired","message":"x"}"#);
-        assert!(is_gone(&err));
-        assert!(matches!(api_error(503, b"no"), Error::Api(status) if status.code == 503));
-    }
 }
