@@ -100,6 +100,7 @@ async fn object(
     if !kind.has_verb(verb) {
         return Err(Status::method_not_allowed());
     }
+    verbs::table::Include::check(call)?;
     if kind.has_verb("create") && !kind.has_verb("list") {
         if kind.kind == "Binding" {
             let pods = call.server.kinds.get("", "v1", "pods").ok_or_else(Status::no_resource)?;

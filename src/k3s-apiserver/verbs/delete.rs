@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use apimachinery::decode::FieldValidation;
-use apimachinery::status::Status;
+use apimachinery::status::{About, Status};
 use bytes::Bytes;
 use futures::StreamExt;
 use futures::stream::FuturesUnordered;
@@ -196,12 +196,13 @@ fn check(
     options: &DeleteOptions,
     entry: &Entry,
 ) -> Result<(), Status> {
-    let about = draft.kind.about(name);
+    let about = About { resource: &draft.kind.kind, ..draft.kind.about(name) };
     if let Some(uid) = &options.uid
         && **uid != *entry.uid
     {
         let why = format!(
-            "Precondition failed: UID in precondition: {uid}, UID in object meta: {}",
+            "the UID in the precondition ({uid}) does not match the UID in record ({}). The object \
+             might have been deleted and then recreated",
             entry.uid
         );
         return Err(Status::conflict(about, &why));
@@ -210,8 +211,8 @@ fn check(
         && *version != entry.revision.to_string()
     {
         let why = format!(
-            "Precondition failed: ResourceVersion in precondition: {version}, ResourceVersion in \
-             object meta: {}",
+            "the ResourceVersion in the precondition ({version}) does not match the \
+             ResourceVersion in record ({}). The object might have been modified",
             entry.revision
         );
         return Err(Status::conflict(about, &why));
@@ -261,7 +262,7 @@ fn plan(kind: &Kind, old: &Object, options: &DeleteOptions, now: Timestamp) -> P
             match had {
                 None => mark(kind, &mut new, now, grace),
                 Some(had) if options.grace.is_some() && grace < had => {
-                    shorten(&mut new, had, grace)
+                    shorten(&mut new, had, grace, now)
                 }
                 Some(_) if changed => {}
                 Some(0) if !has_finalizers(&new) => {}
@@ -285,13 +286,15 @@ fn mark(kind: &Kind, new: &mut Object, now: Timestamp, grace: i64) {
     kind.strategy.mark_deleting(new);
 }
 
-/// A later request with less grace.
-fn shorten(new: &mut Object, had: i64, grace: i64) {
+/// A later request with less grace; the end does not move into the past.
+fn shorten(new: &mut Object, had: i64, grace: i64, now: Timestamp) {
     let ends: Option<Timestamp> = meta_text(new, "deletionTimestamp").parse().ok();
     let Some(ends) = ends else { return };
     let sooner = ends.checked_sub(SignedDuration::from_secs(had - grace)).unwrap_or(ends);
+    let late = sooner < now;
+    let grace = if late { grace.min(1) } else { grace };
     let meta = meta_mut(new);
-    meta.insert("deletionTimestamp".to_owned(), time_text(sooner).into());
+    meta.insert("deletionTimestamp".to_owned(), time_text(sooner.max(now)).into());
     meta.insert("deletionGracePeriodSeconds".to_owned(), grace.into());
 }
 

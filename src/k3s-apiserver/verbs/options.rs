@@ -107,6 +107,12 @@ fn check_list(options: &ListOptions, matching: &str, version: &str, errors: &mut
 }
 
 fn check_watch(options: &ListOptions, matching: &str, errors: &mut FieldErrors) {
+    if options.send_initial_events.is_some() && options.matching != Match::NotOlderThan {
+        errors.forbidden(
+            "resourceVersionMatch",
+            "sendInitialEvents requires setting resourceVersionMatch to NotOlderThan",
+        );
+    }
     if !matching.is_empty() {
         if options.send_initial_events.is_none() {
             errors.forbidden(
@@ -123,12 +129,6 @@ fn check_watch(options: &ListOptions, matching: &str, errors: &mut FieldErrors) 
                 "resourceVersionMatch is forbidden when continue is provided",
             );
         }
-    }
-    if options.send_initial_events.is_some() && matching.is_empty() {
-        errors.forbidden(
-            "resourceVersionMatch",
-            "sendInitialEvents requires setting resourceVersionMatch to NotOlderThan",
-        );
     }
 }
 
@@ -173,20 +173,43 @@ pub struct WriteOptions {
     pub force: bool,
 }
 
+/// Whether a patch is a configuration to apply.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Patch {
+    Plain,
+    Apply,
+}
+
 impl WriteOptions {
     /// Reads and checks; `kind` names the options type in refusals.
     pub fn read(query: &Query, kind: &str) -> Result<Self, Status> {
+        Self::read_after(query, kind, FieldErrors::default())
+    }
+
+    /// The parameters of a patch: `force` is for apply alone, and apply needs a manager.
+    pub fn read_patch(query: &Query, patch: Patch) -> Result<Self, Status> {
         let mut errors = FieldErrors::default();
-        let dry_run: Vec<&str> = query.all("dryRun").collect();
-        check_dry_run(&dry_run, &mut errors);
+        if patch == Patch::Apply && query.text("fieldManager").is_empty() {
+            errors.required("fieldManager", "is required for apply patch");
+        }
+        if patch == Patch::Plain && query.get("force").is_some() {
+            errors.forbidden("force", "may not be specified for non-apply patch");
+        }
+        Self::read_after(query, "PatchOptions", errors)
+    }
+
+    fn read_after(query: &Query, kind: &str, mut errors: FieldErrors) -> Result<Self, Status> {
         let manager = query.text("fieldManager");
         if manager.len() > 128 {
             errors.too_long("fieldManager", 128);
-        } else if let Some((at, c)) = manager.char_indices().find(|(_, c)| c.is_control()) {
+        }
+        for (at, c) in manager.char_indices().filter(|(_, c)| !is_printable(*c)) {
             let code = u32::from(c);
             let why = format!("invalid character U+{code:04X} (at position {at})");
             errors.invalid("fieldManager", manager, why);
         }
+        let dry_run: Vec<&str> = query.all("dryRun").collect();
+        check_dry_run(&dry_run, &mut errors);
         let validation = match query.text("fieldValidation") {
             "" | "Warn" => FieldValidation::Warn,
             "Ignore" => FieldValidation::Ignore,
@@ -206,6 +229,17 @@ impl WriteOptions {
             force: query.flag("force"),
         })
     }
+}
+
+/// Letters, marks, numbers, punctuation, symbols and the plain space.
+fn is_printable(c: char) -> bool {
+    c == ' ' || !(c.is_control() || c.is_whitespace() || is_format(c))
+}
+
+/// Characters that steer how others are shown.
+fn is_format(c: char) -> bool {
+    matches!(c, '\u{ad}' | '\u{200b}'..='\u{200f}' | '\u{202a}'..='\u{202e}'
+        | '\u{2060}'..='\u{206f}' | '\u{feff}' | '\u{e000}'..='\u{f8ff}')
 }
 
 fn check_dry_run(values: &[&str], errors: &mut FieldErrors) {
@@ -238,7 +272,9 @@ pub struct DeleteOptions {
 impl DeleteOptions {
     /// Reads the body, or the query when there is none.
     pub fn read(query: &Query, body: Option<&Value>) -> Result<Self, Status> {
-        let null = Value::Null;
+        let (null, nothing) = (Value::Null, Query::default());
+        // A body says it all.
+        let query = if body.is_some() { &nothing } else { query };
         let body = body.unwrap_or(&null);
         let mut errors = FieldErrors::default();
         let mut options = Self::default();
@@ -247,6 +283,16 @@ impl DeleteOptions {
             Some(policy) => policy.to_owned(),
             None => query.text("propagationPolicy").to_owned(),
         };
+        options.orphan = from_body("orphanDependents")
+            .and_then(Value::as_bool)
+            .or_else(|| query.get("orphanDependents").map(|_| query.flag("orphanDependents")));
+        if options.orphan.is_some() && !policy.is_empty() {
+            errors.invalid(
+                "propagationPolicy",
+                policy.as_str(),
+                "orphanDependents and deletionPropagation cannot be both set",
+            );
+        }
         options.propagation = match policy.as_str() {
             "" => None,
             "Orphan" => Some(Propagation::Orphan),
@@ -261,16 +307,6 @@ impl DeleteOptions {
                 None
             }
         };
-        options.orphan = from_body("orphanDependents")
-            .and_then(Value::as_bool)
-            .or_else(|| query.get("orphanDependents").map(|_| query.flag("orphanDependents")));
-        if options.orphan.is_some() && options.propagation.is_some() {
-            errors.invalid(
-                "propagationPolicy",
-                policy,
-                "orphanDependents and deletionPropagation cannot be both set",
-            );
-        }
         options.grace = match from_body("gracePeriodSeconds").and_then(Value::as_i64) {
             Some(seconds) => Some(seconds),
             None => int(query, "gracePeriodSeconds")?,

@@ -1,6 +1,5 @@
 //! PATCH: JSON, merge, strategic merge and apply, each made into an update.
 
-use apimachinery::field::FieldErrors;
 use apimachinery::patch::{self, PatchKind, Typing};
 use apimachinery::status::Status;
 use bytes::Bytes;
@@ -9,7 +8,7 @@ use serde_json::{Map, Value};
 
 use super::create::create_object;
 use super::managed::{self, How};
-use super::options::WriteOptions;
+use super::options::{Patch, WriteOptions};
 use super::render::{self, Thing};
 use super::update::{Source, check_name, update_object};
 use super::write::{Draft, meta_mut, meta_text};
@@ -37,8 +36,7 @@ pub async fn patch(call: &Call<'_>, kind: &Kind, body: Bytes) -> Result<Response
         _ => return Err(unsupported()),
     };
     let accept = Accept::read(&call.parts.headers)?;
-    let options = WriteOptions::read(&call.query, "PatchOptions")?;
-    check_force(call, false)?;
+    let options = WriteOptions::read_patch(&call.query, Patch::Plain)?;
     let mut draft = Draft::new(call, kind, options)?;
     let validation = draft.options.validation;
     let manager = managed::manager(&draft);
@@ -92,27 +90,10 @@ fn check_kind(kind: &Kind, new: &mut Object) -> Result<(), Status> {
     Ok(())
 }
 
-/// `force` is for apply alone, and apply needs a manager.
-fn check_force(call: &Call<'_>, apply: bool) -> Result<(), Status> {
-    let mut errors = FieldErrors::default();
-    if apply && call.query.text("fieldManager").is_empty() {
-        errors.required("fieldManager", "is required for apply patch");
-    }
-    if !apply && call.query.get("force").is_some() {
-        errors.forbidden("force", "may not be specified for non-apply patch");
-    }
-    if errors.is_empty() {
-        Ok(())
-    } else {
-        Err(Status::invalid("meta.k8s.io", "PatchOptions", "", &errors))
-    }
-}
-
 /// Server-side apply.
 async fn apply(call: &Call<'_>, kind: &Kind, body: Bytes) -> Result<Response<Body>, Status> {
     let accept = Accept::read(&call.parts.headers)?;
-    let options = WriteOptions::read(&call.query, "PatchOptions")?;
-    check_force(call, true)?;
+    let options = WriteOptions::read_patch(&call.query, Patch::Apply)?;
     let mut draft = Draft::new(call, kind, options)?;
     let manager = managed::manager(&draft);
     let name = call.info.name.as_str();

@@ -1,11 +1,13 @@
 //! `as=Table`: what `kubectl get` prints.
 
+use apimachinery::field::FieldError;
+use apimachinery::status::Status;
 use serde_json::{Value, json};
 
 use super::render::partial;
 use crate::filter::Call;
 use crate::kinds::Kind;
-use crate::negotiate::Accept;
+use crate::negotiate::{Accept, Shape};
 
 /// Whether the column definitions are sent: with the first event of a watch, and with every list.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -23,6 +25,19 @@ pub enum Include {
 }
 
 impl Include {
+    /// Refuses what no row of a Table can include.
+    pub fn check(call: &Call<'_>) -> Result<(), Status> {
+        let include = call.query.text("includeObject");
+        let known = matches!(include, "" | "None" | "Metadata" | "Object");
+        let shape = Accept::read(&call.parts.headers).map(|accept| accept.shape);
+        if known || shape.ok() != Some(Shape::Table) {
+            return Ok(());
+        }
+        let detail = "must be 'Metadata', 'Object', 'None', or empty";
+        let why = FieldError::invalid("includeObject", include, detail);
+        Err(Status::bad_request(format!("Unable to convert to Table as requested: {why}")))
+    }
+
     pub fn read(call: &Call<'_>) -> Self {
         match call.query.text("includeObject") {
             "None" => Self::None,
