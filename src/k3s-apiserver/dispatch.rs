@@ -8,7 +8,7 @@ use http::{Method, Response, StatusCode};
 use hyper::body::Incoming;
 
 use crate::aggregation::{self, Delegate};
-use crate::body::{Body, refusal, text};
+use crate::body::{Body, text};
 use crate::filter::{Call, read_body};
 use crate::kinds::Kind;
 use crate::negotiate::{Accept, CUSTOM_ACCEPTED};
@@ -57,8 +57,12 @@ pub async fn dispatch(call: Call<'_>, body: Incoming) -> Result<Response<Body>, 
     };
     let custom = kind.custom().and_then(|custom| custom.deprecation.as_deref());
     let Some(warning) = deprecated(&kind).or(custom) else { return answer };
-    let mut response = answer.unwrap_or_else(|status| refusal(&status));
-    verbs::render::warn(&mut response, &[warning.to_owned()]);
+    let warnings = [warning.to_owned()];
+    let mut response = answer.map_err(|mut status| {
+        status.warnings.extend_from_slice(&warnings);
+        status
+    })?;
+    verbs::render::warn(&mut response, &warnings);
     Ok(response)
 }
 

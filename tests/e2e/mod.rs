@@ -19,6 +19,7 @@ mod kubectl;
 mod lifecycle;
 mod loops;
 mod mesh;
+mod protobuf;
 mod refusals;
 mod restarts;
 mod runtime;
@@ -74,6 +75,7 @@ pub(crate) fn run(filter: &str) -> ExitCode {
                 .chain(custom::STEPS)
                 .chain(webhooks::STEPS)
                 .chain(conformance::STEPS)
+                .chain(protobuf::STEPS)
                 .chain(bad_input::STEPS)
                 .chain(mesh::STEPS)
                 .chain(agents::STEPS)

@@ -223,7 +223,7 @@ fn note(
 fn attachment_name(handle: &str, driver: &str, node: &str) -> String {
     let hash = digest(&SHA256, format!("{handle}{driver}{node}").as_bytes());
     let hex: String = hash.as_ref().iter().map(|byte| format!("{byte:02x}")).collect();
-    format!("csi-{hex}")
+    format!("{}{hex}", plan::PREFIX)
 }
 
 async fn attach(cx: &Cx, node: &str, volume: &Volume) -> Result<()> {

@@ -1,7 +1,8 @@
 //! What of volumes a node must have attached, what it must lose, and what its status says. Pure.
 //!
 //! Invariant: a volume that the node says is in use is detached only when waiting for it has ended:
-//! the node is out of service, gone, or silent about it for too long.
+//! the node is out of service, gone, or silent about it for too long. Attachments that others made
+//! are theirs.
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
@@ -11,6 +12,8 @@ use crate::types::{
 };
 
 pub(super) const MANAGED: &str = "volumes.kubernetes.io/controller-managed-attach-detach";
+/// What the names of our attachments begin with.
+pub(super) const PREFIX: &str = "csi-";
 const OUT_OF_SERVICE: &str = "node.kubernetes.io/out-of-service";
 /// How long a node may say that it uses a volume which no pod of it wants.
 pub(super) const UNMOUNT_MAX: Duration = Duration::from_secs(360);
@@ -50,6 +53,10 @@ pub(super) fn unique_name(volume: &Volume) -> Option<String> {
     Some(format!("kubernetes.io/csi/{}^{}", csi.driver, csi.volume_handle))
 }
 
+fn is_ours(attachment: &Attachment) -> bool {
+    attachment.metadata.name.starts_with(PREFIX)
+}
+
 fn is_for_one_node(volume: &Volume) -> bool {
     let modes = &volume.spec.access_modes;
     !modes.is_empty()
@@ -68,7 +75,8 @@ pub(super) fn plan(scene: &Scene<'_>) -> Vec<Step> {
     let mut wait: Option<Duration> = None;
     for attachment in &scene.attachments {
         let name = attachment.volume();
-        if scene.wanted.contains_key(name) || attachment.metadata.is_deleting() {
+        let stays = scene.wanted.contains_key(name) || attachment.metadata.is_deleting();
+        if stays || !is_ours(attachment) {
             continue;
         }
         match patience(scene, attachment) {
@@ -126,7 +134,7 @@ fn attached(scene: &Scene<'_>, leaving: &[String]) -> Vec<AttachedVolume> {
     let mut attached: Vec<AttachedVolume> = scene
         .attachments
         .iter()
-        .filter(|it| it.status.attached && !it.metadata.is_deleting())
+        .filter(|it| it.status.attached && !it.metadata.is_deleting() && is_ours(it))
         .filter(|it| !leaving.contains(&it.metadata.name))
         .filter_map(|it| unique_name(&*(scene.volume)(it.volume())?))
         .map(|name| AttachedVolume { name, device_path: String::new() })
@@ -241,6 +249,9 @@ mod tests {
         let out = node(told(&used), json!([{"key": OUT_OF_SERVICE, "effect": "NoExecute"}]));
         check(Some(&out), &[], &has(), 0, &[report(&[]), detach()]);
         check(None, &[], &has(), 0, &[detach()]);
+        let mut foreign = Attachment::clone(&attachment("w", json!({})));
+        foreign.metadata.name = "e2e".into();
+        check(None, &[], &[Arc::new(foreign)], 0, &[]);
         let going = attachment("w", json!({"deleting": true}));
         check(Some(&free), &[], &[going], 0, &[report(&[])]);
     }
