@@ -1483,7 +1483,7 @@ _k3s() {
             return 0
             ;;
         k3s__subcmd__kubelet)
-            opts="-h -V --kubeconfig --config --container-runtime-endpoint --hostname-override --node-ip --node-labels --register-with-taints --register-node --cluster-dns --cluster-domain --root-dir --pod-log-dir --container-log-dir --cgroup-driver --cgroup-root --client-ca-file --tls-cert-file --tls-private-key-file --pod-manifest-path --resolv-conf --eviction-hard --eviction-minimum-reclaim --max-pods --address --port --healthz-bind-address --healthz-port --cni-conf-dir --cloud-provider --provider-id --fail-swap-on --container-log-max-size --container-log-max-files --image-gc-high-threshold --image-gc-low-threshold --serialize-image-pulls --node-status-report-frequency-secs --help --version"
+            opts="-h -V --kubeconfig --config --container-runtime-endpoint --hostname-override --node-ip --node-labels --register-with-taints --register-node --cluster-dns --cluster-domain --root-dir --pod-log-dir --container-log-dir --cgroup-driver --cgroup-root --client-ca-file --tls-cert-file --tls-private-key-file --pod-manifest-path --resolv-conf --eviction-hard --eviction-minimum-reclaim --max-pods --address --port --healthz-bind-address --healthz-port --cni-conf-dir --cloud-provider --provider-id --fail-swap-on --container-log-max-size --container-log-max-files --image-gc-high-threshold --image-gc-low-threshold --serialize-image-pulls --certificate-dirs --node-status-report-frequency-secs --help --version"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -1631,6 +1631,10 @@ _k3s() {
                     ;;
                 --serialize-image-pulls)
                     COMPREPLY=($(compgen -W "true false" -- "${cur}"))
+                    return 0
+                    ;;
+                --certificate-dirs)
+                    COMPREPLY=($(compgen -f "${cur}"))
                     return 0
                     ;;
                 --node-status-report-frequency-secs)

@@ -639,6 +639,7 @@ complete -c k3s -n "__fish_k3s_using_subcommand kubelet" -l image-gc-high-thresh
 complete -c k3s -n "__fish_k3s_using_subcommand kubelet" -l image-gc-low-threshold -d 'Disk use in percent down to which unused images are removed' -r
 complete -c k3s -n "__fish_k3s_using_subcommand kubelet" -l serialize-image-pulls -d 'Pull images one after the other' -r -f -a "true\t''
 false\t''"
+complete -c k3s -n "__fish_k3s_using_subcommand kubelet" -l certificate-dirs -d 'Directories of certificates whose remaining life is a metric' -r -F
 complete -c k3s -n "__fish_k3s_using_subcommand kubelet" -l node-status-report-frequency-secs -d 'Seconds between status reports when nothing changes' -r
 complete -c k3s -n "__fish_k3s_using_subcommand kubelet" -s h -l help -d 'Print help'
 complete -c k3s -n "__fish_k3s_using_subcommand kubelet" -s V -l version -d 'Print version'

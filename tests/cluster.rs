@@ -229,6 +229,14 @@ pub(crate) fn components_of(status: &[u8]) -> Result<Vec<(String, u32)>> {
         .collect())
 }
 
+/// What a server shows in a handshake: the certificate's serial number.
+pub(crate) fn serial(address: &str) -> Result<String> {
+    let script = format!(
+        "openssl s_client -connect {address} </dev/null 2>/dev/null | openssl x509 -noout -serial"
+    );
+    run(Command::new("sh").args(["-c", &script]))
+}
+
 fn hostname() -> String {
     rustix::system::uname().nodename().to_string_lossy().into_owned()
 }

@@ -6,6 +6,7 @@ use apimachinery::status::Status;
 use http::header::ACCEPT;
 use http::{Method, Response, StatusCode};
 use hyper::body::Incoming;
+use jiff::Timestamp;
 
 use crate::aggregation::{self, Delegate};
 use crate::body::{Body, text};
@@ -157,6 +158,7 @@ async fn plain(call: &Call<'_>) -> Result<Response<Body>, Status> {
             let mut all = call.server.metrics.render();
             all.push_str(&call.server.metrics.render_checks(call.server.begun));
             call.server.flow_control.render(&mut all);
+            all.push_str(&certificates(call));
             Ok(text(StatusCode::OK, all))
         }
         "/.well-known/openid-configuration" | "/openid/v1/jwks" if get => {
@@ -165,6 +167,12 @@ async fn plain(call: &Call<'_>) -> Result<Response<Body>, Status> {
         _ if get && is_health(path) => Ok(health::check(call, path)),
         _ => Err(Status::no_resource()),
     }
+}
+
+/// k3s' metric of the certificates that this server keeps.
+fn certificates(call: &Call<'_>) -> String {
+    let folder = call.server.args.supervisor_dir.as_ref().map(|dir| dir.join("tls"));
+    pki::expiration_metric(folder.as_deref(), Timestamp::now().as_second())
 }
 
 fn is_health(path: &str) -> bool {

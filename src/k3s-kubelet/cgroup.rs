@@ -34,6 +34,16 @@ pub(crate) async fn remove(pod: &Pod, config: &Config) -> anyhow::Result<()> {
     }
 }
 
+/// Where the kernel keeps the pod's account of memory.
+pub(crate) fn memory_folder(pod: &Pod, config: &Config) -> PathBuf {
+    let name = cgroup_parent(pod, &config.cgroup_root, config.cgroup_driver);
+    let below = match config.cgroup_driver {
+        CgroupDriver::Systemd => slice::path_of(&name),
+        CgroupDriver::Cgroupfs => PathBuf::from(name.trim_start_matches('/')),
+    };
+    Path::new(ROOT).join(if config.cgroup_v2 { "" } else { "memory" }).join(below)
+}
+
 fn make_folders(pod: &Pod, config: &Config) -> anyhow::Result<()> {
     let name = cgroup_parent(pod, &config.cgroup_root, config.cgroup_driver);
     let totals = pod_totals(pod);

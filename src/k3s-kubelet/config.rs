@@ -123,6 +123,9 @@ pub struct Args {
     /// Pull images one after the other
     #[arg(long, num_args = 0..=1, default_missing_value = "true")]
     pub serialize_image_pulls: Option<bool>,
+    /// Directories of certificates whose remaining life is a metric
+    #[arg(long, value_delimiter = ',')]
+    pub certificate_dirs: Vec<PathBuf>,
     /// Seconds between status reports when nothing changes
     #[arg(long, hide = true)]
     pub node_status_report_frequency_secs: Option<u64>,
@@ -165,6 +168,8 @@ struct File {
     #[serde(rename = "providerID")]
     provider_id: Option<String>,
     container_runtime_endpoint: Option<String>,
+    #[serde(rename = "singleProcessOOMKill")]
+    single_process_oom_kill: Option<bool>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -220,9 +225,12 @@ pub(crate) struct Config {
     pub(crate) cgroup_driver: CgroupDriver,
     pub(crate) cgroup_root: String,
     pub(crate) cgroup_v2: bool,
+    /// The kernel ends all of a container when one of its processes runs out of memory.
+    pub(crate) oom_group: bool,
     pub(crate) client_ca_file: Option<PathBuf>,
     pub(crate) tls_cert_file: Option<PathBuf>,
     pub(crate) tls_private_key_file: Option<PathBuf>,
+    pub(crate) certificate_dirs: Vec<PathBuf>,
     pub(crate) pod_manifest_path: Option<PathBuf>,
     pub(crate) resolv_conf: PathBuf,
     pub(crate) eviction_hard: BTreeMap<String, String>,
@@ -362,9 +370,11 @@ fn merge(args: &Args, file: File) -> anyhow::Result<Config> {
         cgroup_driver,
         cgroup_root: args.cgroup_root.clone().or(file.cgroup_root).unwrap_or_default(),
         cgroup_v2,
+        oom_group: oom_group(cgroup_v2, file.single_process_oom_kill)?,
         client_ca_file: args.client_ca_file.clone().or(x509.and_then(|x509| x509.client_ca_file)),
         tls_cert_file: args.tls_cert_file.clone().or(file.tls_cert_file),
         tls_private_key_file: args.tls_private_key_file.clone().or(file.tls_private_key_file),
+        certificate_dirs: args.certificate_dirs.clone(),
         pod_manifest_path: args.pod_manifest_path.clone().or(file.static_pod_path),
         resolv_conf: args
             .resolv_conf
@@ -396,6 +406,15 @@ fn merge(args: &Args, file: File) -> anyhow::Result<Config> {
         cpu_count: std::thread::available_parallelism().map_or(1, |n| n.get() as u32),
         runtime_endpoint: endpoint.unwrap_or_else(|| args.container_runtime_endpoint.clone()),
     })
+}
+
+/// Control groups of version 1 know only single processes.
+fn oom_group(cgroup_v2: bool, single_process: Option<bool>) -> anyhow::Result<bool> {
+    ensure!(
+        cgroup_v2 || single_process != Some(false),
+        "singleProcessOOMKill must not be explicitly set to false when using cgroup v1"
+    );
+    Ok(cgroup_v2 && single_process != Some(true))
 }
 
 fn pick_list(flag: &[String], file: Option<Vec<String>>) -> Vec<String> {
@@ -477,6 +496,18 @@ mod tests {
         let config = merge(&args, file).unwrap();
         assert_eq!((config.max_pods, config.cluster_domain.as_str()), (7, "x.y"));
         assert_eq!(config.taints[0].value, "v");
+    }
+
+    #[test]
+    fn all_of_a_container_ends_for_memory_unless_told_otherwise() {
+        let check = |v2, single, expected: Option<bool>| {
+            assert_eq!(oom_group(v2, single).ok(), expected, "{v2} {single:?}");
+        };
+        check(true, None, Some(true));
+        check(true, Some(true), Some(false));
+        check(false, None, Some(false));
+        check(false, Some(true), Some(false));
+        check(false, Some(false), None);
     }
 
     #[test]

@@ -14,6 +14,7 @@ use crate::image::Images;
 use crate::objects::ObjectCache;
 use crate::pod::env::Facts;
 use crate::pod::labels::PodNames;
+use crate::server::cpu_rate::CpuRates;
 use crate::typed::Typed;
 
 /// Shared by all workers and the server.
@@ -29,6 +30,7 @@ pub(crate) struct Shared {
     pub(crate) allocatable: BTreeMap<String, Quantity>,
     /// Why pods cannot have a network yet; `None` when they can.
     pub(crate) network: watch::Receiver<Option<String>>,
+    pub(crate) cpu_rates: CpuRates,
     /// Pod uid by container or sandbox id.
     owners: Mutex<HashMap<String, String>>,
 }
@@ -57,6 +59,7 @@ impl Shared {
             host_ips,
             allocatable,
             network,
+            cpu_rates: CpuRates::default(),
             owners: Mutex::default(),
         }
     }

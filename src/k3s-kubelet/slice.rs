@@ -96,7 +96,7 @@ fn limits(totals: &PodTotals) -> Properties {
 }
 
 /// Where a slice is below the root: `a-b.slice` lies in `a.slice`.
-fn path_of(name: &str) -> PathBuf {
+pub(crate) fn path_of(name: &str) -> PathBuf {
     let stem = name.trim_end_matches(".slice");
     let ends = stem.match_indices('-').map(|(at, _)| at).chain([stem.len()]);
     ends.map(|end| format!("{}.slice", &stem[..end])).collect()

@@ -19,6 +19,7 @@ use tracing::info;
 
 use crate::backend::{self, Backend};
 use crate::bus::{self, Bus};
+use crate::certificate::monitor;
 use crate::runtime::{self, Runtime};
 use crate::settings::Server;
 use crate::units::Units;
@@ -74,6 +75,14 @@ pub(crate) async fn run(cx: Context, server: Server, again: Again) -> Result<()>
         let (stop, node) = (cx.stop.clone(), server.node.clone());
         let kubeconfig = node.paths.agent("kubelet.kubeconfig");
         tasks.spawn(async move { role::keep_annotations(stop, &kubeconfig, &node).await });
+        let (stop, node) = (cx.stop.clone(), server.node.clone());
+        let api = backend.state("k3s-apiserver");
+        tasks.spawn(async move {
+            if let Some(mut api) = api {
+                let _ = api.wait_for(|state| state.ready).await;
+            }
+            monitor::watch(stop, node).await
+        });
     }
     let (stop, paths) = (cx.stop.clone(), server.node.paths.clone());
     tasks.spawn(async move {

@@ -279,6 +279,10 @@ impl Units {
         images: watch::Receiver<bool>,
     ) -> Result<Unit> {
         let agent = |name: &str| node.paths.agent(name).into_os_string();
+        let mut folders = agent("");
+        // An agent has only the first.
+        folders.push(",");
+        folders.push(node.paths.tls(""));
         let mut unit = self.component("k3s-kubelet", USERS);
         unit.args = flags([
             ("kubeconfig", agent("kubelet.kubeconfig")),
@@ -291,6 +295,7 @@ impl Units {
             ("tls-cert-file", agent("serving-kubelet.crt")),
             ("tls-private-key-file", agent("serving-kubelet.key")),
             ("pod-manifest-path", agent("pod-manifests")),
+            ("certificate-dirs", folders),
             ("node-labels", node.args.node_label.join(",").into()),
             ("register-with-taints", node.args.node_taint.join(",").into()),
         ]);

@@ -5,6 +5,7 @@
 
 mod anyone;
 mod authority;
+mod expiration;
 mod files;
 mod inspect;
 pub mod jwt;
@@ -17,6 +18,7 @@ pub mod trust;
 
 pub use anyone::anyone;
 pub use authority::{Authority, LIFETIME_VARIABLES, Leaf, Usage, ensure_signing_key};
+pub use expiration::expiration_metric;
 pub use files::{Durability, write_atomic, write_with};
 pub use inspect::{Certificate, continues, inspect, inspect_file, leaf_of};
 pub use live::Live;

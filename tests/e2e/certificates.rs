@@ -12,11 +12,18 @@ use anyhow::{Context, Result, bail, ensure};
 
 use super::workload::{available, three_replicas};
 use super::{LOG, Step};
-use crate::cluster::{Cluster, PATIENCE, components, k3s, kubectl, kubectl_command, run};
+use crate::cluster::{
+    Cluster, PATIENCE, apply, components, k3s, kubectl, kubectl_command, run, serial,
+};
 
 pub(super) const STEPS: &[Step] = &[
     ("certificates are shown and replaced while the server runs", rotate),
+    (
+        "certificates' neighbour, the key of tokens, is replaced and old tokens stay good",
+        token_keys,
+    ),
     ("certificates renew themselves and connections live on", renewal),
+    ("certificates that cannot be renewed are spoken of, and their lives are a metric", attention),
     ("certificates of a new authority are put in force while the server runs", authority),
 ];
 
@@ -26,14 +33,6 @@ const AT_ONCE: Duration = Duration::from_secs(10);
 
 fn certificate(args: &[&str]) -> Result<String> {
     run(Command::new(k3s()).arg("certificate").args(args).env(LIFETIME.0, LIFETIME.1))
-}
-
-/// What a server shows in a handshake: the certificate's serial number.
-fn serial(address: &str) -> Result<String> {
-    let script = format!(
-        "openssl s_client -connect {address} </dev/null 2>/dev/null | openssl x509 -noout -serial"
-    );
-    run(Command::new("sh").args(["-c", &script]))
 }
 
 /// Waits for another certificate in handshakes.
@@ -154,6 +153,110 @@ fn renewal(cluster: &mut Cluster) -> Result<()> {
     Ok(())
 }
 
+/// What a Node's certificates made somebody say.
+fn said(reason: &str) -> Result<String> {
+    let selector = format!(
+        "--field-selector=involvedObject.kind=Node,involvedObject.name=isolated,reason={reason}"
+    );
+    kubectl(&["get", "events", &selector, "-o", "jsonpath={.items[*].message}"])
+}
+
+/// The seconds that are left of a certificate, as a component's metrics have them.
+fn left(path: &str, subject: &str) -> Result<i64> {
+    let metrics = kubectl(&["get", "--raw", path])?;
+    let begin = format!("k3s_certificate_expiration_seconds{{subject=\"{subject}\",");
+    let line = metrics.lines().find(|line| line.starts_with(&begin)).context(begin)?;
+    Ok(line.rsplit(' ').next().unwrap_or_default().parse()?)
+}
+
+fn attention(cluster: &mut Cluster) -> Result<()> {
+    let kubelet = "/api/v1/nodes/isolated/proxy/metrics";
+    for (path, subject) in [
+        (kubelet, "CN=system:node:isolated,O=system:nodes"),
+        (kubelet, "CN=system:kube-scheduler"),
+        ("/metrics", "CN=system:admin,O=system:masters"),
+    ] {
+        let left = left(path, subject)?;
+        ensure!((1..=24).contains(&left), "{path}: {subject} has {left} s left");
+    }
+    ensure!(said("CertificateExpirationOK")?.contains("are OK"), "nothing at the start");
+    ensure!(said("CertificateExpirationWarning")?.is_empty(), "a warning without a reason");
+    // Nothing can be written any more, so nothing is renewed.
+    run(Command::new("mount").args(["--bind", TLS, TLS]))?;
+    run(Command::new("mount").args(["-o", "remount,bind,ro", TLS]))?;
+    let warned = cluster.wait("a warning on the node", PATIENCE, || {
+        let said = said("CertificateExpirationWarning")?;
+        Ok(said.contains("k3s certificate rotate")
+            && said.contains("/client-admin.crt: certificate"))
+    });
+    run(Command::new("umount").arg(TLS))?;
+    warned?;
+    cluster.wait("renewal to go on", PATIENCE, || {
+        kubectl(&["get", "nodes"])?;
+        Ok(!certificate(&["check", "--output", "table"])?.contains("EXPIRED"))
+    })?;
+    cluster.node_ready().map(drop)
+}
+
+/// What a token's first part says about its key.
+fn head(token: &str) -> Result<&str> {
+    Ok(token.split_once('.').context("no token")?.0)
+}
+
+/// Whom the API takes the holder of a token for.
+fn who(token: &str) -> Result<String> {
+    let token = format!("--token={token}");
+    kubectl(&[
+        "--kubeconfig=/dev/null",
+        "--server=https://127.0.0.1:6443",
+        "--insecure-skip-tls-verify",
+        &token,
+        "auth",
+        "whoami",
+        "-o",
+        "jsonpath={.status.userInfo.username}",
+    ])
+}
+
+/// A token that a Secret holds for ever, and that the controller manager signs.
+fn kept_token(cluster: &mut Cluster, name: &str) -> Result<String> {
+    apply(&format!(
+        "apiVersion: v1\nkind: Secret\ntype: kubernetes.io/service-account-token\n\
+         metadata: {{name: {name}, annotations: {{kubernetes.io/service-account.name: default}}}}\n"
+    ))?;
+    let read = || {
+        let template = "go-template={{.data.token | base64decode}}";
+        kubectl(&["get", "secret", name, "-o", template])
+    };
+    cluster.wait("the Secret's token", PATIENCE, || Ok(read()?.contains('.')))?;
+    read()
+}
+
+fn token_keys(cluster: &mut Cluster) -> Result<()> {
+    let user = "system:serviceaccount:default:default";
+    let fresh = || kubectl(&["create", "token", "default"]);
+    let old = [fresh()?, kept_token(cluster, "kept-before")?];
+    let folder = "/run/token-keys/tls";
+    fs::create_dir_all(folder)?;
+    let script = format!("openssl genrsa -traditional -out {folder}/service.key 2048");
+    run(Command::new("sh").args(["-c", &script]))?;
+    let before = processes()?;
+    let said = certificate(&["rotate-ca", "--path=/run/token-keys"])?;
+    ensure!(said.contains("service.key: in force"), "{said}");
+    cluster.wait("tokens by the new key", AT_ONCE, || Ok(head(&fresh()?)? != head(&old[0])?))?;
+    let new = [fresh()?, kept_token(cluster, "kept-after")?];
+    ensure!(head(&old[0])? == head(&old[1])?, "two keys sign before");
+    ensure!(head(&new[0])? == head(&new[1])?, "two keys sign afterwards");
+    for token in old.iter().chain(&new) {
+        ensure!(who(token)? == user, "a token is not taken any more");
+    }
+    let keys = kubectl(&["get", "--raw", "/openid/v1/jwks"])?;
+    ensure!(keys.matches(r#""kid""#).count() == 2, "{keys}");
+    kubectl(&["delete", "secret", "kept-before", "kept-after"])?;
+    ensure!(processes()? == before, "a component was restarted");
+    Ok(())
+}
+
 /// An authority that the present one has signed, as k3s' own script makes it.
 fn cross_signed(folder: &Path, name: &str) -> Result<()> {
     fs::create_dir_all(folder)?;
@@ -206,6 +309,9 @@ fn authority(cluster: &mut Cluster) -> Result<()> {
         .wait("logs", AT_ONCE, || Ok(kubectl(&["logs", "deployment/web", "--tail=1"]).is_ok()))?;
     let shown = certificate(&["check", "--output", "table"])?;
     ensure!(shown.contains("another-client-ca"), "{shown}");
+    // The new ones live for a hundred days, which is little for an authority.
+    let metric = left("/metrics", "CN=another-server-ca")?;
+    ensure!((99 * 86400..=100 * 86400).contains(&metric), "{metric} s left");
     ensure!(processes()? == before, "a component was restarted");
     cluster.node_ready().map(drop)
 }

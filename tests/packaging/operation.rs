@@ -12,6 +12,7 @@ use anyhow::{Context, Result, ensure};
 use super::Report;
 use super::machine::Machine;
 use super::node::{processes, ready};
+use crate::cluster::serial;
 use crate::load;
 
 const RESTARTS: usize = 10;
@@ -20,6 +21,8 @@ const FROM_OUTSIDE: &str = "/run/kubeconfig";
 /// Somebody without rights.
 const USER: &str = "somebody";
 const RULE: &str = "etc/polkit-1/rules.d/50-k3s.rules";
+/// How long certificates live while their renewal is watched.
+const LIFE: &str = "K3S_CERTIFICATE_LIFETIME_SECONDS=24";
 const HANGS: &str = "k3s-scheduler.service";
 const ABSENT: &str = "apiVersion: v1
 kind: Pod
@@ -49,7 +52,9 @@ pub(super) fn run(report: &mut Report, machine: &Machine) -> Result<()> {
     report
         .step("who is not root may look, and command what polkit allows", || commands(machine))?;
     report.step("components outlive the message bus and come back to it", || bus(machine))?;
-    report.step("a component that hangs is started again", || watchdog(machine))
+    report.step("a component that hangs is started again", || watchdog(machine))?;
+    report
+        .step("certificates that live for seconds renew themselves online", || short_lives(machine))
 }
 
 fn under_load(machine: &Machine) -> Result<()> {
@@ -200,4 +205,49 @@ fn watchdog(machine: &Machine) -> Result<()> {
     fs::remove_dir_all(&drop_in)?;
     machine.run(&["systemctl", "daemon-reload"])?;
     machine.run(&["systemctl", "restart", HANGS]).map(drop)
+}
+
+/// Two whole lives, so that every certificate of the beginning is long dead.
+fn short_lives(machine: &Machine) -> Result<()> {
+    let drop_in = machine.root.join("etc/systemd/system/k3s-server.service.d/test.conf");
+    fs::create_dir_all(drop_in.parent().context("a folder")?)?;
+    fs::write(&drop_in, format!("[Service]\nEnvironment={LIFE}\n"))?;
+    machine.run(&["systemctl", "daemon-reload"])?;
+    machine.run(&["systemctl", "restart", "k3s-server"])?;
+    machine.run(&["env", LIFE, "k3s", "certificate", "rotate"])?;
+    ready(machine)?;
+    let role = || machine.run(&["systemctl", "show", "-P", "MainPID", "k3s-server"]);
+    let before = (role()?, processes(machine)?);
+    // One connection for all of the time.
+    let watching = "KUBECONFIG=/etc/rancher/k3s/k3s.yaml nohup /mnt/kubectl get configmaps \
+                    --watch -o name >/run/watch 2>&1 </dev/null & echo $!";
+    let watcher = machine.shell(watching)?;
+    let seen = |name: &str| {
+        machine.wait(name, 20, &mut || Ok(machine.shell("cat /run/watch")?.contains(name)))
+    };
+    seen("kube-root-ca.crt")?;
+    let at = |port: u16| serial(&format!("{}:{port}", machine.address));
+    for round in 0..4 {
+        for port in [6443, 10250] {
+            let old = at(port)?;
+            machine.wait("another certificate", 40, &mut || Ok(at(port)? != old))?;
+        }
+        let name = format!("renewal-{round}");
+        machine.wait("a write", 10, &mut || {
+            Ok(machine.kubectl(&["create", "configmap", &name]).is_ok())
+        })?;
+        seen(&name)?;
+        machine.kubectl(&["exec", "web", "--", "true"]).context("API server to kubelet")?;
+    }
+    machine.run(&["kill", watcher.trim()]).context("the watch ended")?;
+    let now = (role()?, processes(machine)?);
+    ensure!(now == before, "something was restarted: {before:?} {now:?}");
+    let shown = machine.run(&["k3s", "certificate", "check", "--output", "table"])?;
+    ensure!(!shown.contains("EXPIRED") && !shown.contains("WARNING"), "{shown}");
+    fs::remove_file(&drop_in)?;
+    machine.run(&["systemctl", "daemon-reload"])?;
+    machine.run(&["systemctl", "restart", "k3s-server"])?;
+    machine.run(&["k3s", "certificate", "rotate"])?;
+    machine.shell("rm /run/watch")?;
+    ready(machine)
 }

@@ -161,9 +161,13 @@ fn limits(machine: &Emulated) -> Result<()> {
     let reason =
         "get pod greedy -o jsonpath={.status.containerStatuses[0].state.terminated.reason}";
     until(machine, reason, "OOMKilled")?;
-    let summary = kubectl(machine, "get --raw /api/v1/nodes/vm/proxy/stats/summary")?;
-    ensure!(summary.contains("workingSetBytes") && summary.contains("usageNanoCores"), "{summary}");
-    Ok(())
+    // A rate lies between two readings.
+    wait("the node's figures", PATIENCE, &mut || {
+        let summary = kubectl(machine, "get --raw /api/v1/nodes/vm/proxy/stats/summary")?;
+        let all = summary.contains("workingSetBytes") && summary.contains("usageNanoCores");
+        ensure!(all, "{summary}");
+        Ok(true)
+    })
 }
 
 /// kubectl as administrator. It gives a handshake ten seconds, which may be too short here.

@@ -113,7 +113,7 @@ pub(crate) fn config(
         &node.seccomp_root(),
     )?;
     let resources =
-        resources::container_resources(pod, container, node.memory_capacity_bytes, node.cgroup_v2);
+        resources::container_resources(pod, container, node.memory_capacity_bytes, node.oom_group);
     let mut labels = identity(pod);
     labels.insert(labels::CONTAINER_NAME.to_owned(), name.clone());
     Ok(ContainerConfig {

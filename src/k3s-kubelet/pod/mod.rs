@@ -7,6 +7,7 @@ mod hook;
 mod http_get;
 pub(crate) mod labels;
 mod observe;
+mod oom;
 pub(crate) mod plan;
 mod prepare;
 mod probe;

@@ -185,7 +185,7 @@ pub(crate) fn container_resources(
     pod: &Pod,
     container: &Container,
     memory_capacity_bytes: i64,
-    unified: bool,
+    oom_group: bool,
 ) -> LinuxContainerResources {
     let resources = container.resources.as_ref();
     let memory_limit = limit(resources, "memory").map_or(0, bytes);
@@ -199,7 +199,7 @@ pub(crate) fn container_resources(
         oom_score_adj: oom_score_adj(pod, container, memory_capacity_bytes),
         ..Default::default()
     };
-    if unified && memory_limit > 0 {
+    if oom_group {
         out.unified.insert("memory.oom.group".into(), "1".into());
     }
     out

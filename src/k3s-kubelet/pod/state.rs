@@ -235,6 +235,8 @@ pub(crate) struct Memory {
     pub(crate) applied: BTreeMap<String, Option<ResourceRequirements>>,
     /// Container ids that ran out of memory.
     pub(crate) out_of_memory: BTreeSet<String>,
+    /// Kills for memory in containers that are gone, as far as it is known whose they were.
+    pub(crate) kills_known: u64,
     /// The pod is over and its volumes are gone.
     pub(crate) finished: bool,
 }

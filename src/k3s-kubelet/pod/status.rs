@@ -19,6 +19,8 @@ use super::plan::{Outcome, outcome, restarts};
 use super::resources;
 use super::state::{ContainerView, Ending, Life, Memory, Observed};
 
+const OOM_KILLED: &str = "OOMKilled";
+
 /// What the node adds to a status.
 pub(crate) struct NodeFacts<'a> {
     pub(crate) host_ips: &'a [String],
@@ -143,7 +145,7 @@ fn container_status(
         .iter()
         .skip(1)
         .find(|view| view.life == Life::Exited)
-        .map(|view| terminated_state(view, memory))
+        .map(|view| terminated_state(view, memory, before))
         .or_else(|| before.and_then(|before| before.last_state.clone()));
     match view.life {
         Life::Running => {
@@ -159,7 +161,7 @@ fn container_status(
             };
         }
         Life::Exited => {
-            let ended = terminated_state(view, memory);
+            let ended = terminated_state(view, memory, before);
             let again = memory.ending.is_none()
                 && outcome(pod, observed) == Outcome::Going
                 && restarts(pod, entry.kind, &entry.container, view.exit_code);
@@ -199,9 +201,16 @@ fn volume_mounts(entry: &Entry) -> Option<Vec<VolumeMountStatus>> {
     )
 }
 
-fn terminated_state(view: &ContainerView, memory: &Memory) -> ContainerState {
+fn terminated_state(
+    view: &ContainerView,
+    memory: &Memory,
+    before: Option<&ContainerStatus>,
+) -> ContainerState {
+    let id = format!("containerd://{}", view.id);
     let reason = match (&view.reason[..], view.exit_code) {
-        _ if memory.out_of_memory.contains(&view.id) => "OOMKilled".to_owned(),
+        _ if memory.out_of_memory.contains(&view.id) || was_out_of_memory(&id, before) => {
+            OOM_KILLED.to_owned()
+        }
         ("", 0) => "Completed".to_owned(),
         ("", _) => "Error".to_owned(),
         (reason, _) => reason.to_owned(),
@@ -214,7 +223,7 @@ fn terminated_state(view: &ContainerView, memory: &Memory) -> ContainerState {
         .or_else(|| Some(view.message.clone()).filter(|message| !message.is_empty()));
     ContainerState {
         terminated: Some(ContainerStateTerminated {
-            container_id: Some(format!("containerd://{}", view.id)),
+            container_id: Some(id),
             exit_code: view.exit_code,
             finished_at: view.finished_at.map(Time),
             started_at: view.started_at.map(Time),
@@ -224,6 +233,14 @@ fn terminated_state(view: &ContainerView, memory: &Memory) -> ContainerState {
         }),
         ..Default::default()
     }
+}
+
+/// What was said of a container's end stays true when this process remembers nothing of it.
+fn was_out_of_memory(id: &str, before: Option<&ContainerStatus>) -> bool {
+    let states = before.into_iter().flat_map(|before| [&before.state, &before.last_state]);
+    states.flatten().filter_map(|state| state.terminated.as_ref()).any(|end| {
+        end.container_id.as_deref() == Some(id) && end.reason.as_deref() == Some(OOM_KILLED)
+    })
 }
 
 fn phase(

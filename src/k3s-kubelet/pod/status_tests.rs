@@ -141,3 +141,25 @@ fn an_address_that_is_gone_is_taken_away() {
     }});
     assert_eq!(patch("u", &status("old"), &status("new")), Some(expected));
 }
+
+#[test]
+fn what_ran_out_of_memory_did_so_after_a_restart_of_the_kubelet_as_well() {
+    let spec = json!({"restartPolicy": "Never", "containers": [{"name": "c"}]});
+    let reason =
+        |status: &Value| status["containerStatuses"][0]["state"]["terminated"]["reason"].clone();
+    let mut memory = Memory::default();
+    memory.out_of_memory.insert("c-id".into());
+    let before = of(spec.clone(), vec![view("c", Life::Exited, 137)], &memory);
+    assert_eq!(reason(&before), "OOMKilled");
+    let mut known = pod(spec.clone());
+    known.status = Some(serde_json::from_value(before).unwrap());
+    let mut observed = Observed::default();
+    for (id, expected) in [("c-id", "OOMKilled"), ("other", "Error")] {
+        let view = ContainerView { id: id.into(), ..view("c", Life::Exited, 137) };
+        observed.containers.insert("c".into(), vec![view]);
+        let facts = NodeFacts { host_ips: &[] };
+        let now = Timestamp::UNIX_EPOCH;
+        let status = status(&known, &observed, &Memory::default(), &facts, now);
+        assert_eq!(reason(&serde_json::to_value(status).unwrap()), expected, "{id}");
+    }
+}

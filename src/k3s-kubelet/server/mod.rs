@@ -3,6 +3,7 @@
 //! Invariant: every path but the plain health endpoint passes [`auth`] first.
 
 mod auth;
+pub(crate) mod cpu_rate;
 mod debug;
 mod logs;
 mod runtime_stream;

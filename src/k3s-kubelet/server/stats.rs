@@ -1,7 +1,8 @@
 //! Figures: `/stats/summary`, `/metrics`, `/metrics/resource`.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
+use std::path::PathBuf;
 
 use client::rfc3339;
 use http::Response;
@@ -16,6 +17,9 @@ use crate::manager::Pods;
 use crate::node::facts;
 use crate::pod::labels;
 use crate::shared::Shared;
+
+/// What the node's own CPU readings are kept under; no container has this id.
+const NODE: &str = "";
 
 fn value(figure: Option<&UInt64Value>) -> u64 {
     figure.map_or(0, |figure| figure.value)
@@ -47,6 +51,19 @@ fn label<'a>(stats: &'a ContainerStats, key: &str) -> &'a str {
     labels.and_then(|labels| labels.get(key)).map(String::as_str).unwrap_or_default()
 }
 
+fn id(stats: &ContainerStats) -> &str {
+    stats.attributes.as_ref().map(|attributes| attributes.id.as_str()).unwrap_or_default()
+}
+
+/// CPU use in upstream's shape, the rate only where there is one.
+fn cpu(time: &str, used_nanos: u64, rate: Option<u64>) -> Value {
+    let mut cpu = json!({"time": time, "usageCoreNanoSeconds": used_nanos});
+    if let Some(rate) = rate {
+        cpu["usageNanoCores"] = rate.into();
+    }
+    cpu
+}
+
 /// The CPU time of this machine so far.
 fn node_cpu_nanos() -> u64 {
     let text = std::fs::read_to_string("/proc/stat").unwrap_or_default();
@@ -73,11 +90,18 @@ pub(super) async fn summary(shared: &Shared, pods: &Pods) -> Response<Body> {
     };
     let now = rfc3339(Timestamp::now());
     let mut by_pod: BTreeMap<String, Vec<Value>> = BTreeMap::new();
+    let ids: BTreeSet<&str> = stats.iter().map(id).collect();
+    shared.cpu_rates.keep(|known| known == NODE || ids.contains(known));
     for stats in &stats {
         let used = usage(stats);
+        let told = stats.cpu.as_ref().and_then(|cpu| cpu.usage_nano_cores.as_ref());
+        let rate = match told {
+            Some(told) => Some(told.value),
+            None => shared.cpu_rates.note(id(stats), used.cpu_nanos, used.at),
+        };
         by_pod.entry(label(stats, labels::POD_UID).to_owned()).or_default().push(json!({
             "name": label(stats, labels::CONTAINER_NAME), "startTime": now,
-            "cpu": {"time": now, "usageCoreNanoSeconds": used.cpu_nanos},
+            "cpu": cpu(&now, used.cpu_nanos, rate),
             "memory": {"time": now, "workingSetBytes": used.memory_bytes, "rssBytes": used.rss_bytes},
             "rootfs": {"time": now, "usedBytes": used.disk_bytes},
         }));
@@ -91,11 +115,14 @@ pub(super) async fn summary(shared: &Shared, pods: &Pods) -> Response<Body> {
             let sum = |group: &str, field: &str| -> u64 {
                 containers.iter().filter_map(|c| c[group][field].as_u64()).sum()
             };
+            let rates: Vec<u64> =
+                containers.iter().filter_map(|c| c["cpu"]["usageNanoCores"].as_u64()).collect();
+            let rate = (rates.len() == containers.len()).then(|| rates.iter().sum());
             let start = known.view.borrow().status.start_time.clone();
             Some(json!({
                 "podRef": {"name": meta.name, "namespace": meta.namespace, "uid": meta.uid},
                 "startTime": start,
-                "cpu": {"time": now, "usageCoreNanoSeconds": sum("cpu", "usageCoreNanoSeconds")},
+                "cpu": cpu(&now, sum("cpu", "usageCoreNanoSeconds"), rate),
                 "memory": {"time": now, "workingSetBytes": sum("memory", "workingSetBytes")},
                 "containers": containers,
             }))
@@ -107,11 +134,14 @@ pub(super) async fn summary(shared: &Shared, pods: &Pods) -> Response<Body> {
         "time": now, "capacityBytes": capacity, "usedBytes": used,
         "availableBytes": capacity.saturating_sub(used)
     });
+    let node_nanos = node_cpu_nanos();
+    let at = i64::try_from(Timestamp::now().as_nanosecond()).unwrap_or(i64::MAX);
+    let node_rate = shared.cpu_rates.note(NODE, node_nanos, at);
     json_body(&json!({
         "node": {
             "nodeName": shared.config.node_name,
             "startTime": now,
-            "cpu": {"time": now, "usageCoreNanoSeconds": node_cpu_nanos()},
+            "cpu": cpu(&now, node_nanos, node_rate),
             "memory": {
                 "time": now, "availableBytes": available,
                 "workingSetBytes": total.saturating_sub(available)
@@ -252,5 +282,7 @@ pub(super) fn metrics(shared: &Shared, pods: &Pods) -> Response<Body> {
     let _ = writeln!(out, "kubelet_running_containers{{container_state=\"running\"}} {containers}");
     family(&mut out, "kubelet_node_name", "gauge", "The node's name. The count is always 1.");
     let _ = writeln!(out, "kubelet_node_name{{node=\"{}\"}} 1", shared.config.node_name);
+    let folders = shared.config.certificate_dirs.iter().map(PathBuf::as_path);
+    out.push_str(&pki::expiration_metric(folders, Timestamp::now().as_second()));
     text(out)
 }

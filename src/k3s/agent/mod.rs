@@ -26,6 +26,7 @@ use tracing::info;
 use self::servers::Servers;
 use crate::backend::{self, Backend};
 use crate::bus::{self, Bus};
+use crate::certificate::monitor;
 use crate::control::Control;
 use crate::runtime::{self, Runtime};
 use crate::server::lock;
@@ -80,6 +81,7 @@ pub(crate) async fn run(cx: Context, agent: Agent, again: Again) -> Result<()> {
     let (stop, paths) = (cx.stop.clone(), node.paths.clone());
     tasks.spawn(runtime::keep_images(stop, paths, runtime.clone(), answers, imported));
     tasks.spawn(renew(cx.stop.clone(), agent.clone(), servers));
+    tasks.spawn(monitor::watch(cx.stop.clone(), node.clone()));
     tasks.spawn(announce(cx.clone(), node));
     backend
         .serve(&cx, tasks, || {

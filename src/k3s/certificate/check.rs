@@ -1,6 +1,6 @@
 //! `k3s certificate check`: every certificate of this node, what it is for and how long it lasts.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::Result;
 use jiff::{Timestamp, Unit, tz::TimeZone};
@@ -12,41 +12,96 @@ use crate::settings::Paths;
 /// k3s' warning window.
 const WARN_SECS: i64 = 120 * 24 * 3600;
 
-/// One line of the answer.
-struct Line {
-    service: &'static str,
-    path: PathBuf,
-    certificate: Certificate,
+/// One certificate of a service.
+pub(super) struct Line {
+    pub(super) service: &'static str,
+    pub(super) path: PathBuf,
+    pub(super) certificate: Certificate,
+}
+
+/// What there is to say of a certificate.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Verdict {
+    Ok,
+    NotYetValid,
+    /// It should have been renewed.
+    Overdue,
+    Expired,
+}
+
+impl Verdict {
+    /// k3s' word in tables.
+    fn word(self) -> &'static str {
+        match self {
+            Verdict::Ok => "OK",
+            Verdict::NotYetValid => "NOT YET VALID",
+            Verdict::Overdue => "WARNING",
+            Verdict::Expired => "EXPIRED",
+        }
+    }
+}
+
+impl Line {
+    /// The certificates of a file; none when it is not there.
+    pub(super) fn all(service: &'static str, path: &Path) -> Result<Vec<Line>> {
+        if !path.exists() {
+            return Ok(Vec::new());
+        }
+        let found = pki::inspect_file(path)?.into_iter();
+        Ok(found.map(|certificate| Line { service, path: path.to_owned(), certificate }).collect())
+    }
+
+    /// When this certificate, if it is not renewed, will be overdue and over.
+    pub(super) fn moments(&self) -> [i64; 2] {
+        [overdue_at(&self.certificate), self.certificate.not_after]
+    }
+
+    /// `certificate CN=… is ok, expires at …`
+    pub(super) fn sentence(&self, now: i64) -> String {
+        let state = match verdict(&self.certificate, now) {
+            Verdict::Ok => "is ok",
+            Verdict::Overdue => "should have been renewed",
+            Verdict::Expired => "has expired",
+            Verdict::NotYetValid => "is not valid yet",
+        };
+        let Certificate { subject, not_after, .. } = &self.certificate;
+        let end = instant(*not_after, "%Y-%m-%dT%H:%M:%SZ");
+        format!("certificate {subject} {state}, expires at {end}")
+    }
+}
+
+/// The certificates of these services that are here.
+pub(super) fn lines(paths: &Paths, services: &[Service]) -> Result<Vec<Line>> {
+    let mut lines = Vec::new();
+    for (service, leafs) in services {
+        for leaf in *leafs {
+            lines.extend(Line::all(service, &leaf.cert(paths))?);
+        }
+    }
+    Ok(lines)
 }
 
 /// Prints the certificates of these services, as sentences or as a table.
 pub(super) fn run(paths: &Paths, services: &[Service], output: &str, now: Timestamp) -> Result<()> {
-    let mut lines = Vec::new();
-    for (service, leafs) in services {
-        for leaf in *leafs {
-            let path = leaf.cert(paths);
-            if !path.exists() {
-                continue;
-            }
-            for certificate in pki::inspect_file(&path)? {
-                lines.push(Line { service, path: path.clone(), certificate });
-            }
-        }
-    }
+    let lines = lines(paths, services)?;
     let now = now.as_second();
     print!("{}", if output == "table" { table(&lines, now) } else { text(&lines, now) });
     Ok(())
 }
 
-fn status(certificate: &Certificate, now: i64) -> &'static str {
+/// A short life is no reason to worry: what matters is whether renewal is overdue.
+fn overdue_at(certificate: &Certificate) -> i64 {
+    certificate.renew_at + (certificate.not_after - certificate.renew_at) / 2
+}
+
+/// What a certificate is worth now.
+pub(super) fn verdict(certificate: &Certificate, now: i64) -> Verdict {
     let left = certificate.not_after - now;
-    // A short life is no reason to worry: what matters is whether renewal is overdue.
-    let late = now > certificate.renew_at + (certificate.not_after - certificate.renew_at) / 2;
     match left {
-        _ if now < certificate.not_before => "NOT YET VALID",
-        ..=0 => "EXPIRED",
-        ..=WARN_SECS if late => "WARNING",
-        _ => "OK",
+        _ if now < certificate.not_before => Verdict::NotYetValid,
+        ..=0 => Verdict::Expired,
+        ..=WARN_SECS if now > overdue_at(certificate) => Verdict::Overdue,
+        _ => Verdict::Ok,
     }
 }
 
@@ -58,19 +113,7 @@ fn text(lines: &[Line], now: i64) -> String {
             out += &format!("Checking certificates for {}\n", line.service);
             last = line.service;
         }
-        let Line { path, certificate, .. } = line;
-        let state = match status(certificate, now) {
-            "OK" => "is ok",
-            "WARNING" => "should have been renewed",
-            "EXPIRED" => "has expired",
-            _ => "is not valid yet",
-        };
-        out += &format!(
-            "{}: certificate {} {state}, expires at {}\n",
-            path.display(),
-            certificate.subject,
-            instant(certificate.not_after, "%Y-%m-%dT%H:%M:%SZ"),
-        );
+        out += &format!("{}: {}\n", line.path.display(), line.sentence(now));
     }
     out
 }
@@ -87,7 +130,7 @@ fn table(lines: &[Line], now: i64) -> String {
             certificate.usages.join(","),
             instant(certificate.not_after, "%b %d, %Y %H:%M UTC"),
             residual(certificate.not_after - now),
-            status(certificate, now).to_owned(),
+            verdict(certificate, now).word().to_owned(),
         ]);
     }
     let width = |column: usize| rows.iter().map(|row| row[column].len()).max().unwrap_or(0);
@@ -150,8 +193,8 @@ mod tests {
             renew_at: from + (to - from) * 2 / 3,
         };
         for (now, expected) in [(50, "OK"), (70, "OK"), (90, "WARNING"), (100, "EXPIRED")] {
-            assert_eq!(status(&leaf(0, 100), now), expected, "{now}");
+            assert_eq!(verdict(&leaf(0, 100), now).word(), expected, "{now}");
         }
-        assert_eq!(status(&leaf(10, 100), 5), "NOT YET VALID");
+        assert_eq!(verdict(&leaf(10, 100), 5), Verdict::NotYetValid);
     }
 }

@@ -5,6 +5,7 @@
 
 mod authorities;
 mod check;
+pub(crate) mod monitor;
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -61,12 +62,18 @@ const SERVICES: &[(&str, &[LeafFile])] = {
     ]
 };
 
+impl Place {
+    fn of(self, paths: &Paths, stem: &str) -> PathBuf {
+        match self {
+            Place::Server => paths.tls(stem),
+            Place::Agent => paths.agent(stem),
+        }
+    }
+}
+
 impl LeafFile {
     fn stem(&self, paths: &Paths) -> PathBuf {
-        match self.0 {
-            Place::Server => paths.tls(self.1),
-            Place::Agent => paths.agent(self.1),
-        }
+        self.0.of(paths, self.1)
     }
 
     fn cert(&self, paths: &Paths) -> PathBuf {

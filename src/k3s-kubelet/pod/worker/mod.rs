@@ -22,12 +22,14 @@ use tokio_util::sync::CancellationToken;
 use super::container::{Entry, entries, message_path};
 use super::labels::PodNames;
 use super::observe;
+use super::oom;
 use super::plan::{self, Plan};
 use super::prepare::Inputs;
 use super::probe::{Finding, ProbeKind};
 use super::start::field_path;
 use super::state::{Ending, Life, Memory, Observed, Target, Waiting, age};
 use crate::admission::Rejection;
+use crate::cgroup;
 use crate::cri::config::PodSandboxConfig;
 use crate::cri::rpc_error;
 use crate::shared::Shared;
@@ -224,6 +226,8 @@ impl Worker {
 
     /// Takes over what already runs: nothing that was ready becomes unready by a restart.
     async fn adopt(&mut self) {
+        // Whose kills of before they were, only the runtime may know.
+        self.memory.kills_known = self.kills().gone;
         self.look().await;
         self.consider_deletion();
         let known: BTreeSet<(String, bool, bool)> = self
@@ -297,6 +301,15 @@ impl Worker {
         let entries = entries(&self.pod);
         let ended: Vec<_> =
             self.observed.all().filter(|view| view.life == Life::Exited).cloned().collect();
+        let new: Vec<_> =
+            ended.iter().filter(|view| !self.memory.messages.contains_key(&view.id)).collect();
+        if !new.is_empty() {
+            let kills = self.kills();
+            let victims =
+                oom::victims(&kills, self.memory.kills_known, &new, &self.memory.out_of_memory);
+            self.memory.out_of_memory.extend(victims);
+            self.memory.kills_known = kills.explained(&ended);
+        }
         for view in ended {
             self.memory.started.remove(&view.id);
             self.memory.ready.remove(&view.id);
@@ -317,6 +330,10 @@ impl Worker {
         }
         let known: BTreeSet<String> = self.observed.all().map(|view| view.id.clone()).collect();
         self.memory.messages.retain(|id, _| known.contains(id));
+    }
+
+    fn kills(&self) -> oom::Kills {
+        oom::kills(&cgroup::memory_folder(&self.pod, &self.shared.config))
     }
 
     fn hear(&mut self, message: Message) -> bool {

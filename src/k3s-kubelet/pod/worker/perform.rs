@@ -333,7 +333,7 @@ async fn resize(shared: &Shared, pod: &Pod, container: &Container, id: &str) -> 
         pod,
         container,
         config.memory_capacity_bytes,
-        config.cgroup_v2,
+        config.oom_group,
     );
     shared.runtime.update_resources(id, wanted).await.map_err(|err| rpc_error(&err))?;
     if first.is_err() {
