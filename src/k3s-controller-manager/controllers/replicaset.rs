@@ -1,6 +1,6 @@
 //! ReplicaSets and ReplicationControllers: as many pods as asked for, the least valuable removed first.
 
-use std::{cmp::Reverse, sync::Arc, time::Duration};
+use std::{cmp::Reverse, collections::BTreeMap, sync::Arc, time::Duration};
 
 use anyhow::{Context, Result};
 use client::{Action, HasMeta, Key, Patch, Reflector, Resource, WorkQueue, is_not_found, now};
@@ -40,6 +40,8 @@ trait Replicas: HasMeta + DeserializeOwned + Send + Sync + 'static {
     const NAME: &'static str;
     /// The name that its events carry.
     const COMPONENT: &'static str;
+    /// Whether its status counts pods that are on their way out.
+    const COUNTS_TERMINATING: bool;
     fn resource() -> &'static Resource;
     fn cache(caches: &Caches) -> &Reflector<Self>;
     fn set(&self) -> &ReplicaSet;
@@ -48,6 +50,7 @@ trait Replicas: HasMeta + DeserializeOwned + Send + Sync + 'static {
 impl Replicas for ReplicaSet {
     const NAME: &'static str = "replicaset-controller";
     const COMPONENT: &'static str = "replicaset-controller";
+    const COUNTS_TERMINATING: bool = true;
 
     fn resource() -> &'static Resource {
         &REPLICA_SETS
@@ -65,6 +68,7 @@ impl Replicas for ReplicaSet {
 impl Replicas for ReplicationController {
     const NAME: &'static str = "replicationcontroller-controller";
     const COMPONENT: &'static str = "replication-controller";
+    const COUNTS_TERMINATING: bool = false;
 
     fn resource() -> &'static Resource {
         &REPLICATION_CONTROLLERS
@@ -138,17 +142,21 @@ async fn reconcile<R: Replicas>(cx: &Cx, key: &Key) -> Result<Action> {
     let owner = Owner { resource: R::resource(), meta: &set.metadata, recorder: &recorder };
     let mut failure = Ok(());
     if !set.metadata.is_deleting() {
-        failure = perform(cx, &owner, set, plan(set.replicas(), &active)).await;
+        let related = related(caches, set);
+        let step = plan(set.replicas(), &active, related.as_deref().unwrap_or(&active), now());
+        failure = perform(cx, &owner, set, step).await;
     }
     // Counted anew: what was just made or deleted is in the cache.
-    let pods: Vec<Arc<Pod>> = caches
+    let (pods, others): (Vec<Arc<Pod>>, Vec<Arc<Pod>>) = caches
         .pods
         .lister()
         .by_index(caches.pods_by_owner, &set.metadata.uid)
         .into_iter()
-        .filter(|pod| pod.is_active() && set.spec.selector.matches(&pod.metadata.labels))
-        .collect();
-    let status = status(set, &pods, failure.as_ref().err(), now());
+        .filter(|pod| set.spec.selector.matches(&pod.metadata.labels))
+        .partition(|pod| pod.is_active());
+    let terminating = R::COUNTS_TERMINATING
+        .then(|| size(others.iter().filter(|pod| pod.is_terminating()).count()));
+    let status = status(set, &pods, terminating, failure.as_ref().err(), now());
     write_status::<R>(cx, set, &status).await?;
     failure?;
     Ok(next_available(&pods, set.spec.min_ready_seconds, now()))
@@ -165,8 +173,24 @@ async fn perform(cx: &Cx, owner: &Owner<'_>, set: &ReplicaSet, step: Step) -> Re
     }
 }
 
-/// How many pods to make, or which to delete.
-pub(crate) fn plan(replicas: i32, active: &[Arc<Pod>]) -> Step {
+/// The active pods of all sets that have the same controller, which a node may be crowded with.
+/// `None` for a set on its own.
+fn related(caches: &Caches, set: &ReplicaSet) -> Option<Vec<Arc<Pod>>> {
+    let controller = &set.metadata.controller()?.uid;
+    let sets = caches.replica_sets.lister().by_index(caches.replica_sets_by_owner, controller);
+    let pods = caches.pods.lister();
+    let of = |set: &Arc<ReplicaSet>| pods.by_index(caches.pods_by_owner, &set.metadata.uid);
+    Some(sets.iter().flat_map(of).filter(|pod| pod.is_active()).collect())
+}
+
+/// How many pods to make, or which to delete. `related` are the pods that one would rather not
+/// have on the same node.
+pub(crate) fn plan(
+    replicas: i32,
+    active: &[Arc<Pod>],
+    related: &[Arc<Pod>],
+    now: Timestamp,
+) -> Step {
     let want = usize::try_from(replicas).unwrap_or(0);
     if active.len() < want {
         return Step::Create((want - active.len()).min(BURST));
@@ -175,23 +199,22 @@ pub(crate) fn plan(replicas: i32, active: &[Arc<Pod>]) -> Step {
         return Step::Nothing;
     }
     let mut ranked = active.to_vec();
-    let crowd = |pod: &Pod| {
-        active
-            .iter()
-            .filter(|it| !it.spec.node_name.is_empty() && it.spec.node_name == pod.spec.node_name)
-            .count()
-    };
-    ranked.sort_by_cached_key(|pod| deletion_rank(pod, crowd(pod)));
+    let mut crowds: BTreeMap<&str, usize> = BTreeMap::new();
+    for pod in related {
+        *crowds.entry(&pod.spec.node_name).or_default() += 1;
+    }
+    let crowd = |pod: &Pod| crowds.get(pod.spec.node_name.as_str()).copied().unwrap_or(0);
+    ranked.sort_by_cached_key(|pod| deletion_rank(pod, crowd(pod), now));
     ranked.truncate((active.len() - want).min(BURST));
     Step::Delete(ranked)
 }
 
-type Rank =
-    (bool, u8, bool, i64, Reverse<usize>, Reverse<Timestamp>, Reverse<i32>, Reverse<Timestamp>);
+type Rank = (bool, u8, bool, i32, Reverse<usize>, Option<u32>, Reverse<(i32, i32)>, u32, String);
 
 /// Smaller is deleted sooner: unassigned, pending, not ready, cheap, crowded, ready only lately,
-/// often restarted, young.
-fn deletion_rank(pod: &Pod, crowd: usize) -> Rank {
+/// often restarted, young. Times count by their order of magnitude, so that among pods of about
+/// the same age chance decides, not the order in which nodes failed.
+fn deletion_rank(pod: &Pod, crowd: usize, now: Timestamp) -> Rank {
     let phase = match pod.status.phase.as_str() {
         "Pending" | "" => 0,
         "Unknown" => 1,
@@ -204,10 +227,21 @@ fn deletion_rank(pod: &Pod, crowd: usize) -> Rank {
         pod.is_ready(),
         cost,
         Reverse(crowd),
-        Reverse(pod.ready_since().unwrap_or(Timestamp::UNIX_EPOCH)),
-        Reverse(pod.restarts()),
-        Reverse(pod.metadata.created()),
+        pod.ready_since().map(|since| magnitude(since, now)),
+        Reverse(pod.most_restarts()),
+        magnitude(pod.metadata.created(), now),
+        pod.metadata.uid.clone(),
     )
+}
+
+/// The base-2 logarithm of an age.
+fn magnitude(since: Timestamp, now: Timestamp) -> u32 {
+    let age = u64::try_from(now.duration_since(since).as_nanos()).unwrap_or(0);
+    age.checked_ilog2().map_or(0, |it| it + 1)
+}
+
+fn size(count: usize) -> i32 {
+    i32::try_from(count).unwrap_or(i32::MAX)
 }
 
 /// When the next ready pod becomes available by the passing of time.
@@ -224,6 +258,7 @@ pub(crate) fn next_available(pods: &[Arc<Pod>], min_ready_seconds: i32, now: Tim
 fn status(
     set: &ReplicaSet,
     pods: &[Arc<Pod>],
+    terminating: Option<i32>,
     failure: Option<&anyhow::Error>,
     now: Timestamp,
 ) -> ReplicaSetStatus {
@@ -241,9 +276,7 @@ fn status(
             })
         })
     };
-    let count = |test: &dyn Fn(&Pod) -> bool| {
-        i32::try_from(pods.iter().filter(|pod| test(pod)).count()).unwrap_or(i32::MAX)
-    };
+    let count = |test: &dyn Fn(&Pod) -> bool| size(pods.iter().filter(|pod| test(pod)).count());
     let mut conditions = set.status.conditions.clone();
     match failure {
         None => conditions.retain(|it| it.kind != "ReplicaFailure"),
@@ -266,6 +299,7 @@ fn status(
         fully_labeled_replicas: count(&fully),
         ready_replicas: count(&|pod| pod.is_ready()),
         available_replicas: count(&|pod| pod.is_available(set.spec.min_ready_seconds, now)),
+        terminating_replicas: terminating,
         observed_generation: set.metadata.generation,
         conditions,
     }
@@ -319,21 +353,76 @@ mod tests {
         ];
         let want = ["unassigned", "pending", "starting", "cheap", "ready"];
         for keep in 0..5_i32 {
-            let Step::Delete(gone) = plan(keep, &pods) else { panic!("nothing to delete") };
+            let Step::Delete(gone) = plan(keep, &pods, &pods, now()) else {
+                panic!("nothing to delete")
+            };
             let names: Vec<&str> = gone.iter().map(|pod| pod.metadata.name.as_str()).collect();
             assert_eq!(names, want[..5 - usize::try_from(keep).unwrap()]);
         }
-        assert!(matches!(plan(5, &pods), Step::Nothing));
-        assert!(matches!(plan(7, &pods), Step::Create(2)));
+        assert!(matches!(plan(5, &pods, &pods, now()), Step::Nothing));
+        assert!(matches!(plan(7, &pods, &pods, now()), Step::Create(2)));
+    }
+
+    #[test]
+    fn of_equal_pods_the_crowded_restarted_and_young_are_deleted() {
+        let at = |seconds| Timestamp::from_second(seconds).unwrap();
+        let check = |first: &dyn Fn(&mut Pod), crowd: &[&str], want: bool| {
+            let make = |name: &str, change: &dyn Fn(&mut Pod)| {
+                let mut made = Arc::unwrap_or_clone(pod(name, name, "Running", true, 0));
+                made.metadata.uid = name.into();
+                made.metadata.creation_timestamp = Some(client::Time(at(1000)));
+                made.status.conditions[0].last_transition_time = Some(client::Time(at(1100)));
+                change(&mut made);
+                Arc::new(made)
+            };
+            let pods = [make("b", first), make("a", &|_| {})];
+            let related: Vec<Arc<Pod>> =
+                crowd.iter().map(|node| pod("", node, "Running", true, 0)).collect();
+            let Step::Delete(gone) = plan(1, &pods, &related, at(2000)) else { panic!() };
+            assert_eq!(gone[0].metadata.uid == "b", want);
+        };
+        check(&|_| {}, &[], false);
+        check(&|_| {}, &["b", "b", "a"], true);
+        check(&|pod| pod.metadata.creation_timestamp = Some(client::Time(at(1010))), &[], false);
+        check(&|pod| pod.metadata.creation_timestamp = Some(client::Time(at(1900))), &[], true);
+        let since = |seconds| {
+            move |pod: &mut Pod| {
+                pod.status.conditions[0].last_transition_time = Some(client::Time(at(seconds)));
+            }
+        };
+        check(&since(1990), &[], true);
+        check(&since(1150), &[], false);
+        let restarted = |sidecar: bool| {
+            move |pod: &mut Pod| {
+                let status = crate::types::core::ContainerStatus {
+                    name: "c".into(),
+                    restart_count: 3,
+                    ..Default::default()
+                };
+                if sidecar {
+                    pod.spec.init_containers.push(crate::types::core::Container {
+                        name: "c".into(),
+                        restart_policy: "Always".into(),
+                        ..Default::default()
+                    });
+                    pod.status.init_container_statuses.push(status);
+                } else {
+                    pod.status.container_statuses.push(status);
+                }
+            }
+        };
+        check(&restarted(false), &[], true);
+        check(&restarted(true), &[], true);
     }
 
     #[test]
     fn status_counts_what_is_ready_and_available() {
         let set = ReplicaSet::default();
         let pods = [pod("a", "n", "Running", true, 0), pod("b", "n", "Running", false, 0)];
-        let found = status(&set, &pods, None, now());
+        let found = status(&set, &pods, Some(1), None, now());
         assert_eq!((found.replicas, found.ready_replicas, found.available_replicas), (2, 1, 1));
-        let failed = status(&set, &pods, Some(&anyhow::anyhow!("quota")), now());
+        assert_eq!(found.terminating_replicas, Some(1));
+        let failed = status(&set, &pods, None, Some(&anyhow::anyhow!("quota")), now());
         assert_eq!(failed.conditions[0].message, "quota");
     }
 }

@@ -32,6 +32,8 @@ pub(crate) struct ReplicaSetStatus {
     pub fully_labeled_replicas: i32,
     pub ready_replicas: i32,
     pub available_replicas: i32,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub terminating_replicas: Option<i32>,
     pub observed_generation: i64,
     #[serde(deserialize_with = "null_default")]
     pub conditions: Vec<Condition>,
@@ -89,6 +91,8 @@ pub(crate) struct DeploymentStatus {
     pub ready_replicas: i32,
     pub available_replicas: i32,
     pub unavailable_replicas: i32,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub terminating_replicas: Option<i32>,
     #[serde(deserialize_with = "null_default")]
     pub conditions: Vec<Condition>,
     #[serde(skip_serializing_if = "Option::is_none")]

@@ -221,8 +221,29 @@ impl Pod {
             })
     }
 
+    /// On its way out, but not finished.
+    pub(crate) fn is_terminating(&self) -> bool {
+        !self.is_finished() && self.metadata.is_deleting()
+    }
+
+    /// How often its containers were restarted, in all.
     pub(crate) fn restarts(&self) -> i32 {
         self.status.container_statuses.iter().map(|status| status.restart_count).sum()
+    }
+
+    /// The restarts of the container that was restarted most, and of the sidecar.
+    pub(crate) fn most_restarts(&self) -> (i32, i32) {
+        let most = |statuses: &[ContainerStatus], counts: &dyn Fn(&str) -> bool| {
+            let counted = statuses.iter().filter(|it| counts(&it.name));
+            counted.map(|it| it.restart_count).max().unwrap_or(0)
+        };
+        let init = &self.spec.init_containers;
+        let is_sidecar =
+            |name: &str| init.iter().any(|it| it.name == name && it.restart_policy == "Always");
+        (
+            most(&self.status.container_statuses, &|_| true),
+            most(&self.status.init_container_statuses, &is_sidecar),
+        )
     }
 }
 

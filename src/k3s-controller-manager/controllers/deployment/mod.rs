@@ -5,11 +5,12 @@
 //! change's own event.
 
 mod plan;
+mod rollback;
 #[cfg(test)]
 mod simulation;
 mod status;
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::VecDeque, sync::Arc, time::Duration};
 
 use anyhow::{Context, Result};
 use client::{
@@ -28,6 +29,7 @@ use crate::{
     workers,
 };
 use plan::Scale;
+use status::New;
 
 const NAME: &str = "deployment-controller";
 const WORKERS: usize = 8;
@@ -36,9 +38,12 @@ pub(crate) const REVISION: &str = "deployment.kubernetes.io/revision";
 const HISTORY: &str = "deployment.kubernetes.io/revision-history";
 pub(crate) const DESIRED: &str = "deployment.kubernetes.io/desired-replicas";
 pub(crate) const MAX: &str = "deployment.kubernetes.io/max-replicas";
+/// How long the annotation with a set's former revisions may get.
+const HISTORY_LENGTH: usize = 2000;
+/// The longest name that an object may have.
+const NAME_LENGTH: usize = 253;
 /// Annotations of a Deployment that its ReplicaSets do not get.
-const NOT_COPIED: [&str; 5] =
-    [REVISION, HISTORY, DESIRED, MAX, "deprecated.deployment.rollback.to"];
+const NOT_COPIED: [&str; 5] = [REVISION, HISTORY, DESIRED, MAX, rollback::TO];
 
 /// A Deployment's ReplicaSets: the one of the current template, and the others, oldest first.
 pub(crate) struct Sets {
@@ -98,6 +103,10 @@ async fn reconcile(cx: &Cx, key: &Key) -> Result<Action> {
         let about = ObjectReference::new(&DEPLOYMENTS, &d.metadata);
         let message = "This deployment is selecting all pods. A non-empty selector is required.";
         cx.recorder.named(NAME).event(&about, EventType::Warning, "SelectingAll", message);
+        if d.status.observed_generation < d.metadata.generation {
+            let seen = json!({"status": {"observedGeneration": d.metadata.generation}});
+            write_status(cx, d, seen).await?;
+        }
         return Ok(Action::Done);
     }
     let template: Value = match &d.spec.template {
@@ -117,6 +126,13 @@ async fn reconcile(cx: &Cx, key: &Key) -> Result<Action> {
     if d.metadata.is_deleting() {
         return finish(cx, d, &sets).await;
     }
+    if let Some(to) = rollback::wanted(d).filter(|_| !d.spec.paused) {
+        let Rollout::Sets(sets) = with_new(cx, d, &template, sets).await? else {
+            return Ok(Action::Done);
+        };
+        rollback::perform(cx, d, &template, &sets, to).await?;
+        return Ok(Action::Done);
+    }
     if d.spec.paused || plan::is_scaling(d, &sets) {
         if let Some(new) = &sets.new {
             sets.new = Some(annotate(cx, d, new, &sets).await?);
@@ -132,8 +148,9 @@ async fn reconcile(cx: &Cx, key: &Key) -> Result<Action> {
     if d.spec.strategy.kind == "Recreate" {
         return recreate(cx, d, &template, sets).await;
     }
-    let Some(sets) = with_new(cx, d, &template, sets).await? else {
-        return Ok(Action::RequeueAfter(Duration::from_millis(5)));
+    let sets = match with_new(cx, d, &template, sets).await? {
+        Rollout::Sets(sets) => sets,
+        Rollout::Again(action) => return Ok(action),
     };
     let scales = plan::rolling(d, &sets);
     apply(cx, d, &scales).await?;
@@ -158,8 +175,9 @@ async fn recreate(cx: &Cx, d: &Deployment, template: &Value, sets: Sets) -> Resu
     if running {
         return finish(cx, d, &sets).await;
     }
-    let Some(sets) = with_new(cx, d, template, sets).await? else {
-        return Ok(Action::RequeueAfter(Duration::from_millis(5)));
+    let sets = match with_new(cx, d, template, sets).await? {
+        Rollout::Sets(sets) => sets,
+        Rollout::Again(action) => return Ok(action),
     };
     let scales = plan::recreate_up(d, &sets);
     apply(cx, d, &scales).await?;
@@ -174,18 +192,24 @@ async fn recreate(cx: &Cx, d: &Deployment, template: &Value, sets: Sets) -> Resu
 async fn finish(cx: &Cx, d: &Deployment, sets: &Sets) -> Result<Action> {
     let status = status::compute(d, sets, now());
     if status != d.status {
-        let key = d.metadata.key();
         let body = json!({
             "metadata": {"resourceVersion": d.metadata.resource_version},
             "status": status,
         });
-        match cx.rest.patch::<Deployment>(&DEPLOYMENTS, &key, "status", Patch::Merge, &body).await {
-            Ok(updated) => cx.caches.deployments.observe(updated),
-            Err(err) if is_not_found(&err) => return Ok(Action::Done),
-            Err(err) => return Err(err).with_context(|| format!("updating status of {key}")),
-        }
+        write_status(cx, d, body).await?;
     }
     Ok(status::deadline(d, &status, now()))
+}
+
+/// Patches the status; a Deployment that is gone needs none.
+async fn write_status(cx: &Cx, d: &Deployment, body: Value) -> Result<()> {
+    let key = d.metadata.key();
+    match cx.rest.patch::<Deployment>(&DEPLOYMENTS, &key, "status", Patch::Merge, &body).await {
+        Ok(updated) => cx.caches.deployments.observe(updated),
+        Err(err) if is_not_found(&err) => {}
+        Err(err) => return Err(err).with_context(|| format!("updating status of {key}")),
+    }
+    Ok(())
 }
 
 /// The ReplicaSets again, as the cache has them after writes.
@@ -228,29 +252,43 @@ fn revision(set: &ReplicaSet) -> i64 {
     set.metadata.annotation(REVISION).and_then(|text| text.parse().ok()).unwrap_or(0)
 }
 
+/// What making sure of the new ReplicaSet comes to.
+enum Rollout {
+    Sets(Sets),
+    /// This pass ends here.
+    Again(Action),
+}
+
+/// The Deployment was written: its own event brings the next pass, this one only makes sure.
+const SOON: Rollout = Rollout::Again(Action::RequeueAfter(Duration::from_millis(5)));
+
 /// Makes sure that the new ReplicaSet exists and carries the right annotations, and the Deployment
-/// its revision. `None` when a name collided: the next pass takes another one.
-async fn with_new(cx: &Cx, d: &Deployment, template: &Value, sets: Sets) -> Result<Option<Sets>> {
-    let new = match &sets.new {
-        Some(new) => annotate(cx, d, new, &sets).await?,
+/// its revision and what it says about its progress.
+async fn with_new(cx: &Cx, d: &Deployment, template: &Value, sets: Sets) -> Result<Rollout> {
+    let (new, made) = match &sets.new {
+        Some(new) => (annotate(cx, d, new, &sets).await?, false),
         None => match create(cx, d, template, &sets).await? {
-            Some(new) => new,
-            None => return Ok(None),
+            Created::Set(new) => (new, true),
+            Created::Collided => return Ok(SOON),
+            // The namespace is ending, or gone: nothing that a retry would change.
+            Created::Never => return Ok(Rollout::Again(Action::Done)),
         },
     };
+    let name = new.metadata.name.as_str();
+    let said = if made { New::Made(name) } else { New::Found(name) };
+    let conditions = status::announced(d, &said, now());
     let revision = new.metadata.annotation(REVISION).unwrap_or_default();
-    if d.metadata.annotation(REVISION) != Some(revision) {
-        let key = d.metadata.key();
-        let body = json!({"metadata": {"annotations": {REVISION: revision}}});
-        let updated: Deployment = cx
-            .rest
-            .patch(&DEPLOYMENTS, &key, "", Patch::Merge, &body)
-            .await
-            .with_context(|| format!("updating the revision of {key}"))?;
-        cx.caches.deployments.observe(updated);
-        return Ok(None);
+    let known = d.metadata.annotation(REVISION) == Some(revision);
+    if known && conditions.is_none() {
+        return Ok(Rollout::Sets(Sets { new: Some(new), old: sets.old }));
     }
-    Ok(Some(Sets { new: Some(new), old: sets.old }))
+    let mut body = json!({"metadata": {"annotations": {REVISION: revision}}});
+    if let Some(conditions) = conditions {
+        body["metadata"]["resourceVersion"] = json!(d.metadata.resource_version);
+        body["status"]["conditions"] = json!(conditions);
+    }
+    write_status(cx, d, body).await?;
+    Ok(SOON)
 }
 
 /// The annotations that the new ReplicaSet must have.
@@ -268,13 +306,23 @@ fn annotations(d: &Deployment, sets: &Sets) -> Labels {
     wanted.insert(REVISION.into(), current.to_string());
     if own != 0 && own != current {
         let history = sets.new.as_ref().and_then(|set| set.metadata.annotation(HISTORY));
-        let history = match history {
-            Some(text) if !text.is_empty() => format!("{text},{own}"),
-            _ => own.to_string(),
-        };
-        wanted.insert(HISTORY.into(), history);
+        wanted.insert(HISTORY.into(), longer_history(history.unwrap_or_default(), own));
     }
     wanted
+}
+
+/// The history of a set with one more revision; the oldest go when it gets too long.
+fn longer_history(text: &str, revision: i64) -> String {
+    let mut all: VecDeque<String> =
+        text.split(',').filter(|it| !it.is_empty()).map(str::to_owned).collect();
+    all.push_back(revision.to_string());
+    let mut length = all.iter().map(String::len).sum::<usize>() + all.len() - 1;
+    while length > HISTORY_LENGTH
+        && let Some(oldest) = all.pop_front()
+    {
+        length -= oldest.len() + 1;
+    }
+    Vec::from(all).join(",")
 }
 
 async fn annotate(
@@ -305,14 +353,9 @@ async fn annotate(
     Ok(cx.caches.replica_sets.lister().get(&key).unwrap_or_else(|| Arc::clone(new)))
 }
 
-async fn create(
-    cx: &Cx,
-    d: &Deployment,
-    template: &Value,
-    sets: &Sets,
-) -> Result<Option<Arc<ReplicaSet>>> {
+async fn create(cx: &Cx, d: &Deployment, template: &Value, sets: &Sets) -> Result<Created> {
     let hash = template_hash(template, d.status.collision_count);
-    let name = format!("{}-{hash}", d.metadata.name);
+    let name = set_name(&d.metadata.name, &hash);
     let key = Key::new(&d.metadata.namespace, &name);
     let mut template = template.clone();
     template["metadata"]["labels"][HASH] = json!(hash);
@@ -346,16 +389,40 @@ async fn create(
                 let message = format!("Scaled up replica set {name} from 0 to {replicas}");
                 recorder.event(&about, EventType::Normal, "ScalingReplicaSet", message);
             }
-            Ok(cx.caches.replica_sets.lister().get(&key))
+            Ok(cx.caches.replica_sets.lister().get(&key).map_or(Created::Never, Created::Set))
         }
-        Err(err) if is_already_exists(&err) => collide(cx, d, &key).await.map(|()| None),
-        Err(err) if is_not_found(&err) || is_namespace_terminating(&err) => Ok(None),
+        Err(err) if is_already_exists(&err) => {
+            collide(cx, d, &key).await.map(|()| Created::Collided)
+        }
+        Err(err) if is_not_found(&err) || is_namespace_terminating(&err) => Ok(Created::Never),
         Err(err) => {
             let message = format!("Failed to create new replica set {name:?}: {}", text(&err));
-            recorder.event(&about, EventType::Warning, "ReplicaSetCreateError", message);
+            if let Some(conditions) = status::announced(d, &New::Refused(&message), now()) {
+                let body = json!({
+                    "metadata": {"resourceVersion": d.metadata.resource_version},
+                    "status": {"conditions": conditions},
+                });
+                write_status(cx, d, body).await?;
+            }
+            recorder.event(&about, EventType::Warning, status::CREATE_ERROR, message);
             Err(err).with_context(|| format!("creating replica set {key}"))
         }
     }
+}
+
+/// What making a ReplicaSet came to.
+enum Created {
+    Set(Arc<ReplicaSet>),
+    /// The next pass knows the set, or takes another name.
+    Collided,
+    Never,
+}
+
+/// The name of a ReplicaSet: the Deployment's, shortened when it must be, and the hash.
+fn set_name(deployment: &str, hash: &str) -> String {
+    let most = NAME_LENGTH.saturating_sub(hash.len() + 1);
+    let start = deployment.get(..most).unwrap_or(deployment);
+    format!("{start}-{hash}")
 }
 
 /// The name is taken: by our own set that the cache does not know yet, or by another's, in which
@@ -443,4 +510,32 @@ async fn clean_up(cx: &Cx, d: &Deployment, sets: &Sets) -> Result<()> {
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_history_loses_its_oldest_revisions_when_it_is_too_long() {
+        let check = |text: &str, revision, want: &str| {
+            assert_eq!(longer_history(text, revision), want);
+        };
+        check("", 1, "1");
+        check("1,3", 5, "1,3,5");
+        let long = vec!["1000"; 400].join(",");
+        check(&long, 2000, &format!("{},2000", vec!["1000"; 399].join(",")));
+    }
+
+    #[test]
+    fn long_names_are_shortened_to_fit_the_hash() {
+        let check = |length: usize, want: usize| {
+            let name = set_name(&"d".repeat(length), "abcdefghij");
+            assert!(name.ends_with("d-abcdefghij"));
+            assert_eq!(name.len(), want);
+        };
+        check(5, 16);
+        check(242, 253);
+        check(253, 253);
+    }
 }

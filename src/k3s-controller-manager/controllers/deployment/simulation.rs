@@ -38,7 +38,8 @@ impl Run {
     fn replicate(&mut self) {
         let at = usize::try_from(self.world.rng.below(self.sets.len() as u64)).unwrap();
         let crash = self.world.rng.one_in(4);
-        match replicaset::plan(self.sets[at].replicas(), &self.pods_of(at)) {
+        let pods = self.pods_of(at);
+        match replicaset::plan(self.sets[at].replicas(), &pods, &pods, client::now()) {
             Step::Nothing => {}
             Step::Create(count) => {
                 for _ in 0..count {

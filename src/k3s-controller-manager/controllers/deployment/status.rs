@@ -19,6 +19,8 @@ const PROGRESSING: &str = "Progressing";
 const AVAILABLE: &str = "Available";
 const FAILURE: &str = "ReplicaFailure";
 const NEW_AVAILABLE: &str = "NewReplicaSetAvailable";
+/// Both of a condition and of an event.
+pub(super) const CREATE_ERROR: &str = "ReplicaSetCreateError";
 const TIMED_OUT: &str = "ProgressDeadlineExceeded";
 
 /// The status that the Deployment should have now.
@@ -32,6 +34,7 @@ pub(super) fn compute(d: &Deployment, sets: &Sets, now: Timestamp) -> Deployment
         ready_replicas: sum(|set| set.status.ready_replicas),
         available_replicas: available,
         unavailable_replicas: (sum(ReplicaSet::replicas) - available).max(0),
+        terminating_replicas: terminating(sets),
         conditions: d.status.conditions.clone(),
         collision_count: d.status.collision_count,
     };
@@ -58,6 +61,44 @@ pub(super) fn compute(d: &Deployment, sets: &Sets, now: Timestamp) -> Deployment
         None => status.conditions.retain(|it| it.kind != FAILURE),
     }
     status
+}
+
+/// Pods on their way out; unknown while a ReplicaSet that was looked at does not say.
+fn terminating(sets: &Sets) -> Option<i32> {
+    sets.all()
+        .map(|set| match set.status.terminating_replicas {
+            None if set.status.observed_generation == 0 => Some(0),
+            known => known,
+        })
+        .sum()
+}
+
+/// The conditions with what is said about the ReplicaSet of the current template: that it was
+/// made, that it was found by one who had not followed it, or that it cannot be made. `None` when
+/// they say so already.
+pub(super) fn announced(d: &Deployment, new: &New<'_>, now: Timestamp) -> Option<Vec<Condition>> {
+    progress_deadline(d)?;
+    let known = condition(&d.status.conditions, PROGRESSING);
+    let (status, reason, message) = match new {
+        New::Made(name) => {
+            ("True", "NewReplicaSetCreated", format!("Created new replica set {name:?}"))
+        }
+        New::Found(name) if known.is_none() => {
+            ("True", "FoundNewReplicaSet", format!("Found new replica set {name:?}"))
+        }
+        New::Found(_) => return None,
+        New::Refused(message) => ("False", CREATE_ERROR, (*message).to_owned()),
+    };
+    let mut conditions = d.status.conditions.clone();
+    set(&mut conditions, Condition::new(PROGRESSING, status, reason, message), now);
+    (conditions != d.status.conditions).then_some(conditions)
+}
+
+/// What became of the ReplicaSet of the current template.
+pub(super) enum New<'a> {
+    Made(&'a str),
+    Found(&'a str),
+    Refused(&'a str),
 }
 
 /// Whether everything is updated, available, and nothing old is left.
@@ -123,15 +164,6 @@ fn progress(d: &Deployment, sets: &Sets, status: &mut DeploymentStatus, now: Tim
             Condition::new(PROGRESSING, "True", NEW_AVAILABLE, message),
             now,
         );
-    } else if current.is_none() {
-        let (reason, message) = match &sets.new {
-            Some(new) => (
-                "NewReplicaSetCreated",
-                format!("Created new replica set \"{}\"", new.metadata.name),
-            ),
-            None => ("ReplicaSetUpdated", format!("{who} is progressing.")),
-        };
-        set(&mut status.conditions, Condition::new(PROGRESSING, "True", reason, message), now);
     } else if has_progressed(&d.status, status) {
         let message = format!("{who} is progressing.");
         let mut moved = Condition::new(PROGRESSING, "True", "ReplicaSetUpdated", message);
@@ -205,10 +237,11 @@ mod tests {
         let mut d = Deployment::default();
         d.spec.replicas = Some(2);
         d.spec.progress_deadline_seconds = Some(600);
+        d.status.conditions = announced(&d, &New::Made("web-abc"), at(9)).unwrap();
         d.status = compute(&d, &sets(2, 0), at(10));
         assert_eq!(
             condition(&d.status.conditions, PROGRESSING).unwrap().reason,
-            "NewReplicaSetCreated"
+            "ReplicaSetUpdated"
         );
         assert_eq!(condition(&d.status.conditions, AVAILABLE).unwrap().status, "False");
         d.status = compute(&d, &sets(2, 1), at(20));
@@ -228,10 +261,52 @@ mod tests {
         let mut d = Deployment::default();
         d.spec.replicas = Some(1);
         d.spec.progress_deadline_seconds = Some(5);
+        d.status.conditions = announced(&d, &New::Found("web-abc"), at(9)).unwrap();
         d.status = compute(&d, &sets(1, 0), at(10));
         assert_eq!(deadline(&d, &d.status, at(10)), Action::RequeueAfter(Duration::from_secs(6)));
         d.status = compute(&d, &sets(1, 0), at(17));
         assert_eq!(condition(&d.status.conditions, PROGRESSING).unwrap().reason, TIMED_OUT);
         assert_eq!(compute(&d, &sets(1, 0), at(99)), d.status);
+    }
+
+    #[test]
+    fn the_new_set_is_announced_whatever_was_said_before() {
+        let check = |before: Option<&str>, new: &New<'_>, want: Option<(&str, &str, &str)>| {
+            let mut d = Deployment::default();
+            d.spec.progress_deadline_seconds = Some(600);
+            let known = before.map(|reason| Condition::new(PROGRESSING, "True", reason, ""));
+            d.status.conditions.extend(known);
+            let found = announced(&d, new, at(1));
+            let found = found
+                .as_ref()
+                .map(|it| (it[0].status.as_str(), it[0].reason.as_str(), it[0].message.as_str()));
+            assert_eq!(found, want);
+            d.spec.progress_deadline_seconds = Some(i32::MAX);
+            assert_eq!(announced(&d, new, at(1)), None);
+        };
+        let made = ("True", "NewReplicaSetCreated", "Created new replica set \"web-abc\"");
+        check(None, &New::Made("web-abc"), Some(made));
+        check(Some(NEW_AVAILABLE), &New::Made("web-abc"), Some(made));
+        let found = ("True", "FoundNewReplicaSet", "Found new replica set \"web-abc\"");
+        check(None, &New::Found("web-abc"), Some(found));
+        check(Some(NEW_AVAILABLE), &New::Found("web-abc"), None);
+        check(Some(NEW_AVAILABLE), &New::Refused("no"), Some(("False", CREATE_ERROR, "no")));
+    }
+
+    #[test]
+    fn terminating_pods_are_counted_when_every_set_does() {
+        let check = |sets: &[(i64, Option<i32>)], want| {
+            let old = sets.iter().map(|(seen, terminating)| {
+                let mut set = ReplicaSet::default();
+                set.status.observed_generation = *seen;
+                set.status.terminating_replicas = *terminating;
+                Arc::new(set)
+            });
+            assert_eq!(terminating(&Sets { new: None, old: old.collect() }), want);
+        };
+        check(&[], Some(0));
+        check(&[(1, Some(2)), (1, Some(3))], Some(5));
+        check(&[(0, None), (1, Some(3))], Some(3));
+        check(&[(1, None), (1, Some(3))], None);
     }
 }
