@@ -209,8 +209,9 @@ fn in_order(bytes: &[u8], duplicates: &[String], unknown: &[String]) -> Vec<Stri
     all.into_iter().map(|(_, text)| text).collect()
 }
 
-fn cannot_be_handled(kind: &str, version: &str, expected: &str, why: &str) -> Status {
-    let version = quote(version);
+/// What upstream says of a body whose kind is known: it names the version without its group.
+fn cannot_be_handled(kind: &str, api_version: &str, expected: &str, why: &str) -> Status {
+    let version = quote(meta::split_api_version(api_version).1);
     let text = format!("{kind} in version {version} cannot be handled as a {expected}: {why}");
     Status::bad_request(text)
 }
@@ -673,6 +674,11 @@ mod tests {
         assert_eq!(
             error("Secret", r#"{"data":{"a":"$"}}"#),
             r#"Secret in version "v1" cannot be handled as a Secret: illegal base64 data at input byte 0"#
+        );
+        let status = body(b"{\"metadata\":[]}", Media::Json, &expected("apps", "v1", "Deployment"));
+        assert_eq!(
+            status.unwrap_err().message,
+            r#"Deployment in version "v1" cannot be handled as a Deployment: json: cannot unmarshal array into Go struct field Deployment.metadata of type v1.ObjectMeta"#
         );
     }
 

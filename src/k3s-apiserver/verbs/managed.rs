@@ -123,7 +123,10 @@ fn field_manager<'a>(
 /// What the strategy of a (sub)resource takes back: these fields, or (false) all but these.
 fn reset(kind: &Kind, subresource: &str) -> Option<(bool, Set)> {
     let status = || Set::of_fields(&[&["status"]]);
+    // What is signed is as it was asked for: nobody owns a request's spec.
+    let signed = kind.resource == "certificatesigningrequests.certificates.k8s.io";
     match subresource {
+        "" if signed => Some((true, Set::of_fields(&[&["spec"], &["status"]]))),
         "" if kind.has_status() => Some((true, status())),
         "status" => Some((false, status())),
         _ => None,

@@ -1,6 +1,7 @@
 //! StatefulSets.
 
 use apimachinery::field::{FieldErrors, Path};
+use apimachinery::validation::label_problems;
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
@@ -8,7 +9,7 @@ use crate::registry::core::podtemplate::{
     default_template, template_warnings, validate_replicated,
 };
 use crate::registry::table::{age, column, containers, name, wide};
-use crate::registry::validate::{not_negative, selector_converts, spec};
+use crate::registry::validate::{not_negative, problems, selector_converts, spec};
 use crate::registry::value::{
     at, at_mut, carry, default, default_zero, has, int, key, list_mut, text,
 };
@@ -64,7 +65,7 @@ impl Strategy for StatefulSet {
     }
 
     fn validate(&self, _cx: &Cx<'_>, obj: &Object, errs: &mut FieldErrors) {
-        validate(obj, errs);
+        validate(obj, errs, true);
     }
 
     fn validate_update(&self, cx: &Cx<'_>, new: &Object, old: &Object, errs: &mut FieldErrors) {
@@ -73,7 +74,7 @@ impl Strategy for StatefulSet {
             super::collisions(errs, new, old);
             return;
         }
-        validate(new, errs);
+        validate(new, errs, false);
         let mut allowed = new.clone();
         for field in MAY_CHANGE {
             carry(old, &mut allowed, &format!("spec.{field}"));
@@ -128,7 +129,8 @@ fn status(errs: &mut FieldErrors, status: &Value) {
     }
 }
 
-fn validate(obj: &Object, errs: &mut FieldErrors) {
+/// The name of the Service is judged in new objects only; it can't change.
+fn validate(obj: &Object, errs: &mut FieldErrors, new: bool) {
     let path = spec();
     let body = at(obj, "spec");
     let policy = text(body, "podManagementPolicy");
@@ -147,6 +149,10 @@ fn validate(obj: &Object, errs: &mut FieldErrors) {
     not_negative(errs, &path.child("replicas"), key(body, "replicas"));
     not_negative(errs, &path.child("minReadySeconds"), key(body, "minReadySeconds"));
     not_negative(errs, &path.child("ordinals").child("start"), at(body, "ordinals.start"));
+    let service = text(body, "serviceName");
+    if new && !service.is_empty() {
+        problems(errs, &path.child("serviceName"), service, label_problems(service));
+    }
     super::selector(errs, obj, "statefulset", true);
     let wanted = key(body, "selector");
     if selector_converts(wanted) {

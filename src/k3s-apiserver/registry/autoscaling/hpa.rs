@@ -60,14 +60,14 @@ impl Strategy for HorizontalPodAutoscaler {
     }
 
     fn validate(&self, _cx: &Cx<'_>, obj: &Object, errs: &mut FieldErrors) {
-        hpa_validation::validate(errs, &as_v2(obj));
+        hpa_validation::validate(errs, &as_v2(obj), None);
     }
 
-    fn validate_update(&self, cx: &Cx<'_>, new: &Object, _old: &Object, errs: &mut FieldErrors) {
+    fn validate_update(&self, cx: &Cx<'_>, new: &Object, old: &Object, errs: &mut FieldErrors) {
         if cx.subresource == "status" {
             hpa_validation::validate_status(errs, new);
         } else {
-            hpa_validation::validate(errs, &as_v2(new));
+            hpa_validation::validate(errs, &as_v2(new), Some(&as_v2(old)));
         }
     }
 

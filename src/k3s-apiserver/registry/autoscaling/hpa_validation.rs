@@ -1,6 +1,7 @@
 //! Validation of autoscalers, in their new version.
 
 use apimachinery::field::{FieldErrors, Path};
+use apimachinery::meta::split_api_version;
 use serde_json::Value;
 
 use crate::registry::Object;
@@ -18,8 +19,10 @@ pub(super) fn validate_status(errs: &mut FieldErrors, obj: &Object) {
     }
 }
 
-pub(super) fn validate(errs: &mut FieldErrors, obj: &Object) {
+/// A new autoscaler, or one that was `old`.
+pub(super) fn validate(errs: &mut FieldErrors, obj: &Object, old: Option<&Object>) {
     let (path, body) = (spec(), at(obj, "spec"));
+    let old = old.map(|old| at(old, "spec"));
     let min = int(body, "minReplicas");
     let max = int(body, "maxReplicas").unwrap_or_default();
     if let Some(min) = min
@@ -35,8 +38,13 @@ pub(super) fn validate(errs: &mut FieldErrors, obj: &Object) {
         errs.invalid(path.child("maxReplicas"), max, detail);
     }
     let reference = key(body, "scaleTargetRef");
-    object_reference(errs, &path.child("scaleTargetRef"), reference);
-    metrics(errs, &path.child("metrics"), body, min);
+    let checked = target_version(reference, old.map(|old| key(old, "scaleTargetRef")));
+    object_reference(errs, &path.child("scaleTargetRef"), reference, checked);
+    let checked = match old.is_some_and(|old| list(old, "metrics").iter().any(describes_oddly)) {
+        true => ApiVersion::Any,
+        false => ApiVersion::Core,
+    };
+    metrics(errs, &path.child("metrics"), body, min, checked);
     for field in ["scaleUp", "scaleDown"] {
         let rules = at(body, "behavior");
         if has(rules, field) {
@@ -45,10 +53,58 @@ pub(super) fn validate(errs: &mut FieldErrors, obj: &Object) {
     }
 }
 
-fn metrics(errs: &mut FieldErrors, path: &Path, body: &Value, min: Option<i64>) {
+/// What the `apiVersion` of a reference may be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum ApiVersion {
+    /// Whatever it was before.
+    Any,
+    /// Of a group, or of the core group.
+    Core,
+    /// Of a group that is named.
+    OfGroup,
+}
+
+/// The only kind of the core group that scales is the ReplicationController; a target that was
+/// there before stays.
+fn target_version(reference: &Value, old: Option<&Value>) -> ApiVersion {
+    let same = |old: &Value| {
+        ["apiVersion", "kind"].iter().all(|field| text(old, field) == text(reference, field))
+    };
+    match text(reference, "kind") {
+        _ if old.is_some_and(same) => ApiVersion::Any,
+        "ReplicationController" => ApiVersion::Core,
+        _ => ApiVersion::OfGroup,
+    }
+}
+
+/// An older metric of an object whose `apiVersion` would be refused today.
+fn describes_oddly(metric: &Value) -> bool {
+    text(metric, "type") == "Object"
+        && check_version(text(at(metric, "object.describedObject"), "apiVersion"), ApiVersion::Core)
+            .is_err()
+}
+
+fn check_version(version: &str, allowed: ApiVersion) -> Result<(), String> {
+    match (version.matches('/').count(), allowed) {
+        (_, ApiVersion::Any) => Ok(()),
+        (2.., _) => Err(format!("unexpected GroupVersion string: {version}")),
+        (_, ApiVersion::OfGroup) if split_api_version(version).0.is_empty() => {
+            Err("apiVersion must specify API group".to_owned())
+        }
+        _ => Ok(()),
+    }
+}
+
+fn metrics(
+    errs: &mut FieldErrors,
+    path: &Path,
+    body: &Value,
+    min: Option<i64>,
+    described: ApiVersion,
+) {
     let all = list(body, "metrics");
     for (n, metric) in all.iter().enumerate() {
-        one(errs, &path.index(n), metric);
+        one(errs, &path.index(n), metric, described);
     }
     let from_outside = all.iter().any(|m| matches!(text(m, "type"), "Object" | "External"));
     if min == Some(0) && !from_outside {
@@ -58,7 +114,7 @@ fn metrics(errs: &mut FieldErrors, path: &Path, body: &Value, min: Option<i64>) 
 }
 
 /// An object of any kind in the same namespace.
-fn object_reference(errs: &mut FieldErrors, path: &Path, reference: &Value) {
+fn object_reference(errs: &mut FieldErrors, path: &Path, reference: &Value, allowed: ApiVersion) {
     for field in ["kind", "name"] {
         let (path, value) = (path.child(field), text(reference, field));
         if value.is_empty() {
@@ -66,6 +122,10 @@ fn object_reference(errs: &mut FieldErrors, path: &Path, reference: &Value) {
         } else {
             path_segment(errs, &path, value);
         }
+    }
+    let version = text(reference, "apiVersion");
+    if let Err(why) = check_version(version, allowed) {
+        errs.invalid(path.child("apiVersion"), version, why);
     }
 }
 
@@ -78,7 +138,7 @@ const SOURCES: &[(&str, &str)] = &[
     ("containerResource", "ContainerResource"),
 ];
 
-fn one(errs: &mut FieldErrors, path: &Path, metric: &Value) {
+fn one(errs: &mut FieldErrors, path: &Path, metric: &Value, described: ApiVersion) {
     let kind = text(metric, "type");
     if kind.is_empty() {
         errs.required(path.child("type"), "must specify a metric source type");
@@ -89,7 +149,7 @@ fn one(errs: &mut FieldErrors, path: &Path, metric: &Value) {
     let present: Vec<&str> =
         SOURCES.iter().map(|(field, _)| *field).filter(|field| has(metric, field)).collect();
     if let Some(field) = present.first() {
-        source(errs, &path.child(field), key(metric, field), field);
+        source(errs, &path.child(field), key(metric, field), field, described);
     }
     let expected = SOURCES.iter().find(|(_, of)| *of == kind).map(|(field, _)| *field);
     match expected {
@@ -108,7 +168,7 @@ fn one(errs: &mut FieldErrors, path: &Path, metric: &Value) {
     }
 }
 
-fn source(errs: &mut FieldErrors, path: &Path, source: &Value, field: &str) {
+fn source(errs: &mut FieldErrors, path: &Path, source: &Value, field: &str, described: ApiVersion) {
     match field {
         "resource" | "containerResource" => {
             if text(source, "name").is_empty() {
@@ -120,8 +180,8 @@ fn source(errs: &mut FieldErrors, path: &Path, source: &Value, field: &str) {
         }
         _ => {
             if field == "object" {
-                let described = key(source, "describedObject");
-                object_reference(errs, &path.child("describedObject"), described);
+                let path = path.child("describedObject");
+                object_reference(errs, &path, key(source, "describedObject"), described);
             }
             let (path, name) = (path.child("metric").child("name"), text(source, "metric.name"));
             if name.is_empty() {
@@ -238,5 +298,37 @@ fn behavior(errs: &mut FieldErrors, path: &Path, rules: &Value) {
                 );
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn targets_name_their_group() {
+        let check = |kind: &str, version: &str, old: Option<&Value>, wanted: Result<(), &str>| {
+            let target = json!({"kind": kind, "apiVersion": version});
+            let found = check_version(version, target_version(&target, old));
+            assert_eq!(found, wanted.map_err(str::to_owned), "{kind} {version}");
+        };
+        let old = json!({"kind": "Scaler", "apiVersion": "v1"});
+        check("Deployment", "apps/v1", None, Ok(()));
+        check("Deployment", "", None, Err("apiVersion must specify API group"));
+        check("Scaler", "v1", None, Err("apiVersion must specify API group"));
+        check("Scaler", "v1", Some(&old), Ok(()));
+        check("Scaler", "", Some(&old), Err("apiVersion must specify API group"));
+        check("ReplicationController", "v1", None, Ok(()));
+        check("Deployment", "a/b/c", None, Err("unexpected GroupVersion string: a/b/c"));
+    }
+
+    #[test]
+    fn metrics_that_were_odd_stay() {
+        let metric = |version: &str| json!({"type": "Object", "object": {"describedObject": {"apiVersion": version}}});
+        assert!(describes_oddly(&metric("a/b/c")));
+        assert!(!describes_oddly(&metric("")));
+        assert!(!describes_oddly(&json!({"type": "Pods", "pods": {}})));
     }
 }
